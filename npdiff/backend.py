@@ -1,0 +1,145 @@
+"""The seam: what the project asks of a library that computes, and NumPy's answer to it.
+
+A backend owns arrays and one kind of object, the denoiser: a network with its gradients and its optimiser. Everything else (schedule, closed forms,
+samplers, training) is written once and only calls what stands here. A third library needs the six methods of Denoiser and the three of Backend,
+an afternoon's work, and the entry point group `npdiff.backends` to be found by name; tests/test_backend.py keeps a toy one of 60 lines.
+"""
+
+from importlib.metadata import entry_points
+from typing import Protocol
+
+import numpy as np
+
+from npdiff.models import MODELS, model_name
+from npdiff.nn import mse_backward, mse_forward
+from npdiff.optim import adam, ema
+
+
+class Denoiser(Protocol):
+    """A network that predicts from (x_t, t), with its gradients and its optimiser. "array" means the backend's own kind."""
+
+    def predict(self, x, t):
+        """array (N, ...), t an int or NumPy integers (N,) -> array (N, ...), the network's output."""
+
+    def loss_and_grads(self, x_t, t, target):
+        """arrays (N, ...), t NumPy integers (N,) -> the mean squared error (a float) and its gradient, a dict of arrays with the parameters' names."""
+
+    def update(self, grads, lr):
+        """One step of Adam with the gradients of loss_and_grads, then one of the exponential moving average where the denoiser keeps one."""
+
+    def export(self):
+        """The whole state as a dict of NumPy arrays, in the layout of npdiff.models: params/NAME, ema/NAME where kept, adam_m/NAME, adam_v/NAME, step."""
+
+    def load(self, state):
+        """Take over a state from any backend's export. Raises ValueError, and changes nothing, if an array is missing, extra or misshapen."""
+
+
+class Backend(Protocol):
+    """A library on one device in one dtype."""
+
+    def asarray(self, x):
+        """NumPy array -> array, in the backend's dtype and on its device."""
+
+    def to_numpy(self, x):
+        """array -> NumPy array, dtype kept."""
+
+    def make_denoiser(self, config, params, ema_decay=0.0):
+        """A Denoiser of the network that config describes, starting from a dict of NumPy parameters. ema_decay 0 keeps no average."""
+
+
+class NumpyBackend:
+    """The hand-derived gradients of npdiff.models, on NumPy arrays."""
+
+    def __init__(self, device="cpu", dtype="float32"):
+        if device != "cpu":
+            raise ValueError(f"device is {device!r}; the numpy backend has only cpu")
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype is {dtype!r}; the numpy backend has float32 and float64")
+        self.dtype = np.dtype(dtype)
+        np.empty(2**25 - 2**16, np.uint8)       # freed at once; glibc then keeps freed arrays up to this size for reuse, which saves a page fault per 4 KB
+
+    def asarray(self, x):
+        return np.asarray(x, self.dtype)
+
+    def to_numpy(self, x):
+        return x
+
+    def make_denoiser(self, config, params, ema_decay=0.0):
+        return NumpyDenoiser(config, params, ema_decay, self.dtype)
+
+
+class NumpyDenoiser:
+    """All parameters live in one vector, theta, so that Adam and the average are a few long operations; self.params are its named views."""
+
+    def __init__(self, config, params, ema_decay, dtype):
+        self.config, self.ema_decay = config, ema_decay
+        self.model = MODELS[model_name(config)]
+        self.theta = np.concatenate([array.ravel() for array in params.values()], dtype=dtype)
+        self.shapes = {name: array.shape for name, array in params.items()}
+        self.params = self.views(self.theta)
+        self.average = self.theta.copy()
+        self.m, self.v = np.zeros_like(self.theta), np.zeros_like(self.theta)
+        self.step = 0
+
+    def views(self, vector):
+        """A dict of named, shaped views into a vector of all parameters."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            size = int(np.prod(shape))
+            views[name] = vector[start:start + size].reshape(shape)
+            start += size
+        return views
+
+    def predict(self, x, t):
+        y, _ = self.model.forward(self.params, x, np.full(len(x), t), self.config)
+        return y
+
+    def loss_and_grads(self, x_t, t, target):
+        y, cache = self.model.forward(self.params, x_t, t, self.config)
+        loss, loss_cache = mse_forward(y, target)
+        dy = mse_backward(loss_cache)
+        _, grads = self.model.backward(dy, cache)
+        return float(loss), grads
+
+    def update(self, grads, lr):
+        self.step += 1
+        g = np.concatenate([grads[name].ravel() for name in self.params])
+        adam(self.theta, g, self.m, self.v, self.step, lr)
+        if self.ema_decay:
+            ema(self.average, self.theta, self.ema_decay)
+
+    def groups(self):
+        """The vectors that make up the state, by the prefix they carry in export."""
+        groups = {"params": self.theta, "adam_m": self.m, "adam_v": self.v}
+        return groups | {"ema": self.average} if self.ema_decay else groups
+
+    def export(self):
+        state = {f"{group}/{name}": view.copy() for group, vector in self.groups().items() for name, view in self.views(vector).items()}
+        return state | {"step": np.array(self.step)}
+
+    def load(self, state):
+        check_state(state, self.export())
+        for group, vector in self.groups().items():
+            for name, view in self.views(vector).items():
+                view[...] = state[f"{group}/{name}"]
+        self.step = int(state["step"])
+
+
+def check_state(state, expected):
+    """Raise ValueError unless the two dicts of arrays have the same names and shapes."""
+    for name in expected:
+        if name not in state:
+            raise ValueError(f"the state lacks {name}")
+    for name, array in state.items():
+        if name not in expected:
+            raise ValueError(f"the state has {name}, which this network does not")
+        if array.shape != expected[name].shape:
+            raise ValueError(f"{name} has shape {array.shape}; this network needs {expected[name].shape}")
+
+
+def load_backend(name, device="cpu", dtype="float32"):
+    """The backend called `name`: numpy, or one that an installed package offers under the entry point group `npdiff.backends`. ValueError if there is none."""
+    found = {point.name: point for point in entry_points(group="npdiff.backends")}
+    if name not in found:
+        raise ValueError(f"backend is {name!r}; installed here: {', '.join(sorted(found)) or 'none'}")
+    return found[name].load()(device=device, dtype=dtype)

@@ -1,0 +1,40 @@
+"""Metrics: how close samples are to the data, without a network's opinion."""
+
+import numpy as np
+
+from npdiff.data.moons import SCALE
+
+
+def energy_distance(x, y):
+    """Energy distance between two samples, x (n, d) and y (m, d): a float >= 0 (Szekely and Rizzo 2013, eq. 2.1, as a V-statistic).
+
+        2 E|X - Y| - E|X - X'| - E|Y - Y'|
+
+    with every expectation the mean over all pairs, a point with itself included. It is zero only for equal distributions; for two draws of n
+    points from one distribution it is about 2/n E|X - X'|, so compare it with that of fresh data.
+    """
+    return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
+
+
+def mean_distance(x, y, rows=512):
+    """Mean Euclidean distance over all pairs of x (n, d) and y (m, d), `rows` of x at a time so that memory stays small."""
+    y2 = (y * y).sum(1)                                                    # (m,)
+    total = 0.0
+    for i in range(0, len(x), rows):
+        block = x[i:i + rows]                                              # (rows, d)
+        squared = (block * block).sum(1)[:, None] + y2 - 2 * block @ y.T   # (rows, m)
+        total += np.sqrt(squared.clip(0)).sum()
+    return float(total / (len(x) * len(y)))
+
+
+def distance_to_arcs(points):
+    """How far each point lies from the nearer of the moons' two noiseless arcs.   (n, 2) -> (n,)"""
+    x, y = points[:, 0], points[:, 1]
+    upper = distance_to_half_circle(x, y)
+    lower = distance_to_half_circle(SCALE - x, SCALE / 2 - y)              # the lower arc is the upper one after half a turn
+    return np.minimum(upper, lower)
+
+
+def distance_to_half_circle(x, y):
+    """Distance of (x, y) to the upper half of the circle of radius SCALE about 0: radially above its ends, else to the nearer end."""
+    return np.where(y >= 0, abs(np.hypot(x, y) - SCALE), np.hypot(abs(x) - SCALE, y))

@@ -1,0 +1,11 @@
+"""Layers as pairs of functions: `y, cache = f_forward(...)` and `gradients = f_backward(dy, cache)`.
+
+dy is the gradient of some scalar loss L with respect to y; f_backward returns the gradients of the same L with respect to f's inputs, in their order.
+Nothing has state, nothing is recorded: the caller hands each cache back. Each backward is derived in its docstring, line for line with its code.
+Forwards accept complex numbers, so that npdiff.gradcheck can differentiate them to machine precision.
+"""
+
+from npdiff.nn.activation import silu_backward, silu_forward
+from npdiff.nn.embedding import fourier_backward, fourier_forward, sinusoidal_embedding
+from npdiff.nn.linear import linear_backward, linear_forward
+from npdiff.nn.loss import mse_backward, mse_forward

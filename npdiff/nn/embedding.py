@@ -1,0 +1,54 @@
+"""Embeddings: a few numbers become the sines and cosines of many multiples of themselves.   N batch, D coordinates, F frequencies
+
+A network fed a coordinate as one number sees 500 and 501 as almost the same input. Fed sines of rising frequency, it can tell
+neighbours apart and still see what is far.
+"""
+
+from functools import cache
+
+import numpy as np
+
+
+def fourier_forward(x, B):
+    """y = [sin(x B), cos(x B)].   x (N, D), B (D, F) -> y (N, 2F)     (Tancik et al. 2020, "Fourier features")"""
+    angle = x @ B                                                 # (N, F)
+    y = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)    # (N, 2F)
+    return y, (x, B, y)
+
+
+def fourier_backward(dy, cache):
+    """dy (N, 2F) -> dx (N, D), dB (D, F)
+
+    The outputs           y[n,f] = sin(angle[n,f])     y[n,F+f] = cos(angle[n,f])     angle[n,f] = sum_d x[n,d] B[d,f]
+    Through sin and cos   dangle[n,f] = dy[n,f] cos(angle[n,f]) - dy[n,F+f] sin(angle[n,f]);   y already holds both
+    Through the product, as in the linear layer:
+        dx[n,d] = sum_f dangle[n,f] B[d,f]
+        dB[d,f] = sum_n x[n,d] dangle[n,f]
+    """
+    x, B, y = cache
+    F = B.shape[1]
+    sin, cos = y[:, :F], y[:, F:]                                 # (N, F) each
+    dangle = dy[:, :F] * cos - dy[:, F:] * sin                    # (N, F)
+    dx = dangle @ B.T                                             # (N, D)
+    dB = x.T @ dangle                                             # (D, F)
+    return dx, dB
+
+
+def sinusoidal_embedding(t, dim, max_period, dtype):
+    """The embedding of timesteps: Fourier features of t at geometrically falling frequencies.   t (N,) integers -> (N, dim)
+
+        y[n,k] = sin(w[k] (t[n] - 1))     y[n,dim/2+k] = cos(w[k] (t[n] - 1))     w[k] = max_period^(-k / (dim/2)),  k = 0..dim/2-1
+
+    The network sees t - 1, counted from 0, as the source recipes and diffusers do. It has no backward: t is data, nothing is trained through it.
+    Source: Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020, appendix B.
+    """
+    w = frequencies(dim, max_period).astype(dtype)                # (1, dim/2)
+    y, _ = fourier_forward((t[:, None] - 1).astype(dtype), w)
+    return y                                                      # (N, dim)
+
+
+@cache
+def frequencies(dim, max_period):
+    """w[k] = max_period^(-k / (dim/2)), float64 (1, dim/2)."""
+    k = np.arange(dim // 2)
+    return max_period ** (-k / (dim // 2))[None, :]

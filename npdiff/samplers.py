@@ -1,0 +1,38 @@
+"""Samplers: generators that lead x from noise at t = T to data at t = 0, yielding (t, x) at every stop.
+
+predict(x, t) is a denoiser's answer to x at timestep t (an int): the noise in x. noise(t) is standard normal noise in the shape of x, given by the caller.
+Only operators touch x, so any backend's arrays pass through.
+"""
+
+from npdiff.diffusion import posterior_mean, posterior_variance, transition_beta, x0_from_eps
+
+
+def time_pairs(T, steps=None):
+    """The jumps (t, s) of a sampler, t > s, from T down to 0 in `steps` near-equal strides (default: every timestep).
+
+    All samplers walk this one list, so that the end of one jump is the start of the next. Raises ValueError unless 1 <= steps <= T.
+    """
+    steps = T if steps is None else steps
+    if not 1 <= steps <= T:
+        raise ValueError(f"steps is {steps}; a sampler of this schedule takes 1..{T}")
+    times = [round(T * (steps - i) / steps) for i in range(steps + 1)]
+    return list(zip(times[:-1], times[1:]))
+
+
+def ancestral(predict, x, schedule, noise, variance="posterior", steps=None):
+    """The ancestral sampler (Ho et al. 2020, algorithm 2), from x at t = T; yields (T, x), ..., (0, x_0).
+
+    Each jump t -> s takes the noise found in x, infers x_0 from it, and draws x_s from a normal distribution with the mean of q(x_s | x_t, x_0)
+    and one of the two variances of section 3.2: `beta`, the forward step's (right for data that is itself standard normal), or `posterior`, that of
+    q(x_s | x_t, x_0) (right for data that is one point). The last jump adds no noise: x_0 is its mean.
+    """
+    if variance not in ("beta", "posterior"):
+        raise ValueError(f"variance is {variance!r}; it must be beta or posterior")
+    yield schedule.T, x
+    for t, s in time_pairs(schedule.T, steps):
+        x0 = x0_from_eps(x, t, predict(x, t), schedule)
+        x = posterior_mean(x, x0, t, s, schedule)
+        if s > 0:
+            sigma2 = posterior_variance(t, s, schedule) if variance == "posterior" else transition_beta(t, s, schedule)
+            x = x + sigma2 ** 0.5 * noise(s)
+        yield s, x
