@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from npdiff.diffusion import check_same_shape
 from npdiff.models import MODELS, model_name
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.optim import adam, ema
@@ -91,14 +92,18 @@ class NumpyDenoiser:
         return views
 
     def predict(self, x, t):
+        check_inputs(self.config, x, t)
         y, _ = self.model.forward(self.params, x, np.full(len(x), t), self.config)
         return y
 
     def loss_and_grads(self, x_t, t, target):
-        y, cache = self.model.forward(self.params, x_t, t, self.config)
-        loss, loss_cache = mse_forward(y, target)
-        dy = mse_backward(loss_cache)
-        _, grads = self.model.backward(dy, cache)
+        check_inputs(self.config, x_t, t)
+        check_same_shape(x_t=x_t, target=target)
+        with np.errstate(all="ignore"):             # a loss that is not finite is reported once, by whoever trains
+            y, cache = self.model.forward(self.params, x_t, t, self.config)
+            loss, loss_cache = mse_forward(y, target)
+            dy = mse_backward(loss_cache)
+            _, grads = self.model.backward(dy, cache)
         return float(loss), grads
 
     def update(self, grads, lr):
@@ -123,6 +128,14 @@ class NumpyDenoiser:
             for name, view in self.views(vector).items():
                 view[...] = state[f"{group}/{name}"]
         self.step = int(state["step"])
+
+
+def check_inputs(config, x, t):
+    """Raise ValueError unless x is a batch of what the network takes, and t one timestep or one per sample."""
+    if tuple(x.shape[1:]) != config.data_shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (N, {', '.join(map(str, config.data_shape))})")
+    if np.shape(t) not in ((), (len(x),)):
+        raise ValueError(f"t has shape {np.shape(t)}; for {len(x)} samples it must be an int or ({len(x)},)")
 
 
 def check_state(state, expected):

@@ -11,10 +11,12 @@ import numpy as np
 def gather(table, t, x):
     """The coefficients table[t], ready to multiply x: a Python float for an int t, else an array (N, 1, ..., 1) in x's dtype.
 
-    A Python float leaves the dtype of x alone; a float64 scalar would silently turn float32 into float64.
+    A Python float leaves the dtype of x alone; a float64 scalar would silently turn float32 into float64. Raises ValueError if t is of another length than x.
     """
     if isinstance(t, int):
         return float(table[t])
+    if np.shape(t) != np.shape(x)[:1]:
+        raise ValueError(f"t has shape {np.shape(t)}; for x of shape {np.shape(x)} it must be an int or {np.shape(x)[:1]}")
     return table[t].astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npdiff.data.moons import SCALE
+from npdiff.data.moons import MEAN, SCALE
 
 
 def energy_distance(x, y):
@@ -38,3 +38,27 @@ def distance_to_arcs(points):
 def distance_to_half_circle(x, y):
     """Distance of (x, y) to the upper half of the circle of radius SCALE about 0: radially above its ends, else to the nearer end."""
     return np.where(y >= 0, abs(np.hypot(x, y) - SCALE), np.hypot(abs(x) - SCALE, y))
+
+
+OFF_ARCS = 0.2      # a sample farther than this from the arcs is one that the data (jitter 0.045) would never draw
+
+
+def off_arcs(points):
+    """The fraction of points (n, 2) farther than OFF_ARCS from the arcs, a float."""
+    return float((distance_to_arcs(points) > OFF_ARCS).mean())
+
+
+def moons_report(draws, fresh, others):
+    """How good moons are: three lists of as many (n, 2) arrays; samples, fresh data to compare them with, and more fresh data to compare that with.
+
+    -> dict: off_arcs (fraction farther than OFF_ARCS from the arcs), energy_distance (mean over the draws, samples to fresh data),
+    energy_distance_data (the same, fresh data to fresh data), mean (2,) of all samples, mean_data (2,), exact.
+    """
+    samples = np.concatenate(draws)
+    return {
+        "off_arcs": off_arcs(samples),
+        "energy_distance": float(np.mean([energy_distance(x, y) for x, y in zip(draws, fresh, strict=True)])),
+        "energy_distance_data": float(np.mean([energy_distance(x, y) for x, y in zip(others, fresh, strict=True)])),
+        "mean": samples.mean(0),
+        "mean_data": np.array(MEAN),
+    }

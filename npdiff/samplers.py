@@ -5,6 +5,8 @@ Only operators touch x, so any backend's arrays pass through.
 """
 
 from npdiff.diffusion import posterior_mean, posterior_variance, transition_beta, x0_from_eps
+from npdiff.rng import generator
+from npdiff.schedule import make_schedule
 
 
 def time_pairs(T, steps=None):
@@ -26,8 +28,7 @@ def ancestral(predict, x, schedule, noise, variance="posterior", steps=None):
     and one of the two variances of section 3.2: `beta`, the forward step's (right for data that is itself standard normal), or `posterior`, that of
     q(x_s | x_t, x_0) (right for data that is one point). The last jump adds no noise: x_0 is its mean.
     """
-    if variance not in ("beta", "posterior"):
-        raise ValueError(f"variance is {variance!r}; it must be beta or posterior")
+    check_variance(variance)
     yield schedule.T, x
     for t, s in time_pairs(schedule.T, steps):
         x0 = x0_from_eps(x, t, predict(x, t), schedule)
@@ -36,3 +37,33 @@ def ancestral(predict, x, schedule, noise, variance="posterior", steps=None):
             sigma2 = posterior_variance(t, s, schedule) if variance == "posterior" else transition_beta(t, s, schedule)
             x = x + sigma2 ** 0.5 * noise(s)
         yield s, x
+
+
+def check_variance(variance):
+    """Raise ValueError unless variance is beta or posterior."""
+    if variance not in ("beta", "posterior"):
+        raise ValueError(f"variance is {variance!r}; it must be beta or posterior")
+
+
+SAMPLERS = {"ancestral": ancestral}
+
+
+def sample(denoiser, backend, recipe, n, seed, draw=0, sampler="ancestral", variance=None, steps=None):
+    """Draw n samples with a recipe's schedule, from x_T ~ N(0, I): the chosen sampler's generator, yielding (t, x) with x (n, ...).
+
+    All noise is drawn on the host at addresses (seed, draw, t), so backends agree and `draw` 0, 1, ... are independent sets. variance and steps
+    default to the recipe's and to every timestep. Raises ValueError for values out of range.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; it must be at least 1")
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; it must be one of {', '.join(SAMPLERS)}")
+    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    variance = recipe.variance if variance is None else variance
+    check_variance(variance)
+    time_pairs(schedule.T, steps)
+
+    def noise(t):
+        return backend.asarray(generator(seed, "sample", draw * (schedule.T + 1) + t).standard_normal((n, *recipe.model.data_shape)))
+
+    return SAMPLERS[sampler](denoiser.predict, noise(schedule.T), schedule, noise, variance, steps)

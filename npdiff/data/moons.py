@@ -4,7 +4,7 @@ import numpy as np
 
 SCALE = 1.5
 JITTER = 0.03       # standard deviation around the arcs, before scaling
-MEAN = (0.75, 0.375)    # of the data, exactly: SCALE * (1/2, 1/4), since the mean of sin over a half turn (2/pi) cancels between the arcs
+MEAN = (0.75, 0.375)     # of the data, exactly: SCALE * (1/2, 1/4); the half turns' sines, mean 2/pi and -2/pi, cancel
 
 
 def make_moons(n, rng):

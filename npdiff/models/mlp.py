@@ -50,6 +50,9 @@ class Config:
         return inputs, *self.hidden, self.data_dim
 
 
+SMALL = Config(hidden=(7, 5), time_dim=6, fourier_features=3)      # small enough to check the gradient of every element
+
+
 def init(config, rng):
     """Fresh float64 parameters, a dict of names: linear weights and biases uniform in +-1/sqrt(inputs), B normal."""
     params = {}

@@ -1,0 +1,132 @@
+"""Run directories: what a training run keeps on disk, each file written whole or not at all.
+
+    config.json      the recipe, the seed and what computed it
+    metrics.csv      a row per 100 steps: the last step, the mean loss of the rows' steps, seconds since the start
+    checkpoints/     step-NNNNNNNN.safetensors, the denoiser's whole state; the newest stays
+"""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+from npdiff.recipes import recipe_from_dict, recipe_to_dict
+
+
+def write_atomically(path, data):
+    """Write bytes to a temporary name beside path and rename it, so that path holds all of the old content or all of the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create_run(out, recipe, seed, **about):
+    """Make the run directory `out` with its config.json; `about` is recorded there. Raises FileExistsError if out exists, and other OSErrors."""
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir()
+    except FileExistsError:
+        raise FileExistsError(f"{out} exists; give another --out, or remove it") from None
+    (out / "checkpoints").mkdir()
+    config = {"recipe": recipe_to_dict(recipe), "seed": seed} | about
+    write_atomically(out / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    return out
+
+
+def load_config(run):
+    """-> (recipe, seed) of a run directory. Raises FileNotFoundError if it is not one, ValueError if its config.json makes no sense."""
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; a run directory has one")
+    try:
+        config = json.loads(path.read_text())
+        return recipe_from_dict(config["recipe"]), int(config["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def save_checkpoint(run, state):
+    """Write a denoiser's exported state, then remove older checkpoints. Returns the path."""
+    from safetensors.numpy import save
+    path = Path(run) / "checkpoints" / f"step-{int(state['step']):08d}.safetensors"
+    write_atomically(path, save(state))
+    for old in path.parent.glob("step-*.safetensors"):
+        if old.name < path.name:
+            old.unlink()
+    return path
+
+
+def newest_checkpoint(run):
+    """The path of the newest checkpoint. Raises FileNotFoundError if there is none."""
+    folder = Path(run) / "checkpoints"
+    found = sorted(folder.glob("step-*.safetensors"))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no checkpoint; a run directory has one")
+    return found[-1]
+
+
+def load_checkpoint(run):
+    """The state in the newest checkpoint, a dict of named NumPy arrays. Raises FileNotFoundError if there is none, ValueError if it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+    path = newest_checkpoint(run)
+    try:
+        return load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def sampling_weights(state):
+    """The parameters to sample with, by name: the moving average where the state keeps one, else the parameters themselves."""
+    group = "ema/" if any(name.startswith("ema/") for name in state) else "params/"
+    return {name.removeprefix(group): array for name, array in state.items() if name.startswith(group)}
+
+
+class MetricsLog:
+    """Appends a row to metrics.csv for every 100 steps and for the last, whatever it covers."""
+
+    EVERY = 100
+
+    def __init__(self, run):
+        self.file = open(Path(run) / "metrics.csv", "w", newline="")
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(["step", "loss", "seconds"])
+        self.losses = []
+
+    def add(self, step, loss, seconds):
+        """Take in one step's loss."""
+        self.step, self.seconds = step, seconds
+        self.losses.append(loss)
+        if step % self.EVERY == 0:
+            self.flush()
+
+    def flush(self):
+        """Write what has come in since the last row."""
+        if self.losses:
+            self.writer.writerow([self.step, f"{sum(self.losses) / len(self.losses):.6f}", f"{self.seconds:.2f}"])
+            self.file.flush()
+            self.losses = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.flush()
+        self.file.close()
+
+
+def load_metrics(run):
+    """-> (steps, losses), two lists, from metrics.csv. Raises FileNotFoundError or ValueError."""
+    path = Path(run) / "metrics.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; a run directory has one")
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error!r}") from error

@@ -1,0 +1,109 @@
+"""Pictures: each function draws one and returns a matplotlib Figure; save and save_gif write them whole or not at all."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.animation import PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+DATA_COLOUR, SAMPLE_COLOUR, NOISE_COLOUR = "0.75", "tab:blue", "tab:orange"
+
+
+def figure(columns=1, rows=1, width=5.0, height=4.0):
+    """-> (Figure, axes as a flat list), each panel width x height inches."""
+    fig = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    FigureCanvasAgg(fig)
+    axes = fig.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return fig, list(axes.flat)
+
+
+def save(fig, path):
+    """Write the figure to path (its ending names the format) under a temporary name, then rename. Returns path."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    try:
+        fig.savefig(temporary, dpi=120)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def points_panel(axis, x, data, title):
+    """Scatter x (n, 2) over data (m, 2), on axes that hold the moons and a standard normal cloud."""
+    axis.scatter(*data.T, s=2, color=DATA_COLOUR, linewidths=0, label="data")
+    artist = axis.scatter(*x.T, s=3, color=SAMPLE_COLOUR, linewidths=0, label="samples")
+    axis.set(title=title, xlim=(-3.2, 4.2), ylim=(-3.2, 3.2), aspect="equal")
+    return artist
+
+
+def loss_curve(steps, losses, title):
+    """Mean loss against the training step; each point is the mean of the steps since the last, and the line their running mean over a twentieth of the run."""
+    fig, (axis,) = figure(width=6)
+    window = max(1, len(losses) // 20)
+    running = np.convolve(losses, np.ones(window) / window, "valid")
+    axis.plot(steps, losses, ".", markersize=3, color=DATA_COLOUR, label="mean of 100 steps")
+    axis.plot(steps[window - 1:], running, color=SAMPLE_COLOUR, label=f"mean of {100 * window:,} steps")
+    settled = losses[len(losses) // 10:]
+    margin = max(0.1 * (max(settled) - min(settled)), 0.01)
+    axis.set(title=title, xlabel="step", ylabel="mean squared error of the noise", ylim=(min(settled) - margin, max(settled) + margin))
+    axis.legend(frameon=False)
+    return fig
+
+
+def samples_over_data(x, data, title):
+    """The samples x (n, 2) over the data (m, 2)."""
+    fig, (axis,) = figure(width=6, height=5.4)
+    points_panel(axis, x, data, title)
+    axis.legend(frameon=False, markerscale=4, loc="lower left")
+    return fig
+
+
+def filmstrip(chain, data):
+    """The panels of a chain, a list of (t, x): from noise to data."""
+    fig, axes = figure(columns=len(chain), width=2.6, height=2.6)
+    for axis, (t, x) in zip(axes, chain):
+        points_panel(axis, x, data, f"$x_{{{t}}}$")
+        axis.set(xticks=[], yticks=[])
+    return fig
+
+
+def schedule_curves(schedule, title):
+    """What a schedule does over t: the signal's and the noise's share of x_t, beta, and the signal-to-noise ratio."""
+    fig, (shares, beta, snr) = figure(columns=3, width=3.8, height=3.2)
+    t = np.arange(schedule.T + 1)
+    shares.plot(t, schedule.alpha_bar, color=SAMPLE_COLOUR, label=r"signal, $\bar\alpha_t$")
+    shares.plot(t, 1 - schedule.alpha_bar, color=NOISE_COLOUR, label=r"noise, $1 - \bar\alpha_t$")
+    shares.set(title=title, xlabel="t", ylabel="share of the power of $x_t$", ylim=(0, 1))
+    shares.legend(frameon=False)
+    beta.plot(t[1:], schedule.beta[1:], color=NOISE_COLOUR, label=r"$\beta_t$")
+    beta.plot(t[2:], schedule.posterior_variance[2:], "--", color="0.4", label="posterior variance")
+    beta.set(title="variance of one step", xlabel="t", ylim=(0, None))
+    beta.legend(frameon=False)
+    snr.semilogy(t[1:], schedule.snr[1:], color=SAMPLE_COLOUR)
+    snr.set(title="signal-to-noise ratio", xlabel="t")
+    return fig
+
+
+def save_gif(chain, data, path, frames=60, fps=20):
+    """Write a GIF of a chain, a list of (t, x) in `frames` frames evenly spread, the last one held. Returns path."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp.gif")
+    fig, (axis,) = figure(width=4, height=3.6)
+    artist = points_panel(axis, chain[0][1], data, "")
+    shown = [chain[round(i * (len(chain) - 1) / (frames - 1))] for i in range(frames)]
+    writer = PillowWriter(fps=fps)
+    try:
+        with writer.saving(fig, temporary, dpi=90):
+            for t, x in shown + shown[-1:] * fps:
+                artist.set_offsets(x)
+                axis.set_title(f"t = {t}")
+                writer.grab_frame()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,167 @@
+"""The command line as a user meets it: what it writes, that it repeats to the byte, and that every mistake ends in one line and status 2."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npdiff.cli import main
+
+PICTURES = ["filmstrip.png", "loss.png", "samples.gif", "samples.png", "schedule.png"]
+
+
+def npdiff(*arguments, cwd):
+    """Run the command in its own process."""
+    return subprocess.run([sys.executable, "-m", "npdiff.cli", *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short run of `moons`."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = npdiff("train", "moons", "--steps", 120, "--out", folder / "run", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done
+
+
+def test_train_writes_and_announces(run):
+    run, done = run
+    for name in PICTURES:
+        assert str(run / name) in done.stdout and (run / name).stat().st_size > 5000
+    assert sorted(path.name for path in run.iterdir()) == sorted([*PICTURES, "checkpoints", "config.json", "metrics.csv"])
+    config = json.loads((run / "config.json").read_text())
+    assert config["recipe"]["steps"] == 120 and config["seed"] == 0 and "1 thread" in config["blas"]
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["100", "120"]
+    assert "steps/s" in done.stderr and " s left" in done.stderr and "\r" not in done.stderr
+
+
+def test_the_same_seed_gives_the_same_bytes(run, tmp_path):
+    run, _ = run
+    assert npdiff("train", "moons", "--steps", 120, "--out", "again", cwd=tmp_path).returncode == 0
+    assert npdiff("train", "moons", "--steps", 120, "--seed", 1, "--out", "other", cwd=tmp_path).returncode == 0
+    name = "checkpoints/step-00000120.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (run / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
+    for source, out in ((run, "a.npz"), (tmp_path / "again", "b.npz")):
+        assert npdiff("sample", source, "--n", 100, "--out", out, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_sample(run, tmp_path, capsys):
+    run, _ = run
+    out = tmp_path / "new" / "x.npz"
+    main(["sample", str(run), "--steps", "10", "--n", "64", "--out", str(out)])
+    x = np.load(out)["samples"]
+    assert x.shape == (64, 2) and x.dtype == np.float32 and np.isfinite(x).all()
+    assert out.with_suffix(".png").stat().st_size > 5000
+    assert capsys.readouterr().out.split() == [str(out), str(out.with_suffix(".png"))]
+
+
+def test_default_names_never_collide(run, tmp_path, monkeypatch):
+    run, _ = run
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        main(["train", "textbook-moons", "--steps", "20", "--quiet"])
+        main(["sample", str(run), "--steps", "2", "--n", "8"])
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["textbook-moons", "textbook-moons-2"]
+    assert {"drawn.npz", "drawn.png", "drawn-2.npz", "drawn-2.png"} <= {path.name for path in run.iterdir()}
+    for path in run.glob("drawn*"):
+        path.unlink()
+
+
+def test_textbook_moons_says_what_is_wrong_with_it(tmp_path, capsys):
+    main(["train", "textbook-moons", "--steps", "20", "--quiet", "--out", str(tmp_path / "run")])
+    assert "alpha_bar[200] = 0.132 leaves signal in x_T" in capsys.readouterr().out
+
+
+def test_evaluate_and_gradcheck(run, capsys):
+    main(["evaluate", str(run[0]), "--n", "200", "--steps", "10"])
+    out = capsys.readouterr().out
+    assert "energy distance to fresh data" in out and "training loss, last 500 steps" in out and "farther than 0.2 from the arcs" in out
+    main(["gradcheck"])
+    out = capsys.readouterr().out
+    assert "fourier.B" in out and "every gradient is right" in out
+
+
+def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
+    from npdiff.models import mlp
+    right = mlp.silu_backward
+    monkeypatch.setattr(mlp, "silu_backward", lambda dy, cache: right(dy, cache) * 1.0005)
+    with pytest.raises(SystemExit) as stop:
+        main(["gradcheck", "mlp"])
+    assert stop.value.code == 2 and "error: a gradient of mlp is wrong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["train", "suns"], "recipe is 'suns'; it must be one of moons, textbook-moons"),
+    (["train", "moons", "--steps", "0"], "steps is 0; it must be at least 1"),
+    (["train", "moons", "--steps", "-5"], "steps is -5; it must be at least 1"),
+    (["train", "moons", "--steps", "many"], "Error parsing --steps"),
+    (["train", "moons", "--seed", "-1"], "seed is -1"),
+    (["train", "moons", "--backend", "abacus"], "backend is 'abacus'; installed here: numpy"),
+    (["train", "moons", "--device", "cuda"], "device is 'cuda'; the numpy backend has only cpu"),
+    (["train", "moons", "--out", "taken"], "taken exists; give another --out"),
+    (["train", "moons", "--out", "file/run"], "file: "),
+    (["train", "moons", "--colour"], "--colour"),
+    (["train"], "Missing from npdiff train"),
+    (["paint"], "paint"),
+    ([], "Expected one of"),
+    (["sample", "nowhere"], "nowhere/config.json is missing"),
+    (["evaluate", "taken"], "taken/config.json is missing"),
+    (["sample", "RUN", "--n", "0"], "n is 0; it must be at least 1"),
+    (["sample", "RUN", "--steps", "201"], "steps is 201; a sampler of this schedule takes 1..200"),
+    (["sample", "RUN", "--variance", "none"], "variance is 'none'"),
+    (["sample", "RUN", "--sampler", "none"], "sampler is 'none'"),
+    (["sample", "RUN", "--out", "x.png"], "it must end in .npz"),
+    (["sample", "RUN", "--out", "old.npz"], "old.npz exists"),
+    (["sample", "RUN", "--out", "file/x.npz"], "file: "),
+    (["gradcheck", "cnn"], "model is 'cnn'; it must be one of mlp")])
+def test_mistakes(run, tmp_path, monkeypatch, capsys, arguments, message):
+    run, _ = run
+    monkeypatch.chdir(tmp_path)
+    Path("taken").mkdir()
+    Path("file").write_text("x")
+    Path("old.npz").write_text("x")
+    before = sorted((path, path.stat().st_mtime_ns) for folder in (tmp_path, run) for path in folder.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        main([str(run) if argument == "RUN" else argument for argument in arguments])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and message in captured.err
+    assert sorted((path, path.stat().st_mtime_ns) for folder in (tmp_path, run) for path in folder.rglob("*")) == before
+
+
+def test_a_run_directory_that_lacks_a_file(run, tmp_path, capsys):
+    import shutil
+    for name, message in [("config.json", "config.json is missing"), ("checkpoints/step-00000120.safetensors", "holds no checkpoint"),
+                          ("metrics.csv", "metrics.csv is missing")]:
+        copy = tmp_path / "copy"
+        shutil.copytree(run[0], copy)
+        (copy / name).unlink()
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", str(copy), "--n", "10"])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+        shutil.rmtree(copy)
+
+
+def test_a_loss_that_stops_being_finite(tmp_path, monkeypatch, capsys):
+    from dataclasses import replace
+    from npdiff import recipes
+    monkeypatch.setitem(recipes.RECIPES, "moons", replace(recipes.MOONS, lr=1e30))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "moons", "--quiet", "--out", str(tmp_path / "run")])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1 and "at step" in err
+    kept = tmp_path / "run" / "checkpoints" / "step-00000000.safetensors"
+    assert f"the last good checkpoint is {kept}" in err and kept.exists()
+
+
+def test_help_names_every_flag():
+    for command, flags in {"train": ["RECIPE", "--backend", "--device", "--steps", "--seed", "--out", "--quiet"],
+                           "sample": ["RUN", "--sampler", "--steps", "--n", "--seed", "--out"], "evaluate": ["RUN", "--n"], "gradcheck": ["MODEL"]}.items():
+        done = npdiff(command, "--help", cwd=".")
+        assert done.returncode == 0 and all(flag in done.stdout for flag in flags), command
