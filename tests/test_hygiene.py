@@ -31,14 +31,14 @@ import npdiff
 names = [module.name for module in pkgutil.walk_packages(npdiff.__path__, "npdiff.")]
 for name in names:
     importlib.import_module(name)
-assert len(names) > 15, names
-assert not [name for name in sys.modules if framework in name.lower()]
+print(len(names), [name for name in sys.modules if framework in name.lower()])
 """
 
 
 def test_no_framework_is_imported_whether_it_is_installed_or_not():
     for hidden in (True, False):
-        python(f"framework, hidden = {FRAMEWORK!r}, {hidden}\n{WALK}")
+        walked, found = python(f"framework, hidden = {FRAMEWORK!r}, {hidden}\n{WALK}").split(maxsplit=1)
+        assert int(walked) > 15 and found.strip() == "[]"
 
 
 def test_the_word_does_not_stand_in_the_package():
