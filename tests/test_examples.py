@@ -1,0 +1,132 @@
+"""Every script of examples/ runs, writes a real picture and offers its flags; and each one's numbers agree with the closed form."""
+
+import contextlib
+import importlib.util
+import io
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+SCRIPTS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
+TINY = {                        # arguments that make a script quick; one without an entry runs with its defaults
+    "01_forward_chain": {"walks": 100},
+    "04_blunder": {"steps": 1000, "samples": 500},
+}
+ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))       # of the linear schedule with T = 1000; entry i is t = i + 1
+
+
+def load(name):
+    """The script as a module, not as __main__."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", SCRIPTS[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """run(name) -> what main returned, the folder it wrote to, what it printed; each script runs once."""
+    runs = {}
+
+    def run(name):
+        if name not in runs:
+            out, printed = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                numbers = load(name).main(**TINY.get(name, {}), out=out)
+            runs[name] = numbers, out, printed.getvalue()
+        return runs[name]
+
+    return run
+
+
+def test_the_table_names_scripts():
+    assert len(SCRIPTS) >= 4 and set(TINY) <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_writes_a_real_picture_and_prints_its_path(run, name):
+    _, out, printed = run(name)
+    path = out / f"{name}.png"
+    assert printed.splitlines()[-1] == str(path)
+    assert list(out.iterdir()) == [path]
+    picture = imread(path)[..., :3]                             # (height, width, 3) in 0..1
+    assert min(picture.shape[:2]) >= 300
+    ink = (picture < 0.95).any(2)
+    assert ink.mean() > 0.02 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    halves = ink[:, :ink.shape[1] // 2], ink[:, ink.shape[1] // 2:]
+    assert min(half.mean() for half in halves) > 0.01
+
+
+@pytest.mark.parametrize("name", ["01_forward_chain", "03_one_point", "04_blunder"])
+def test_draws_what_it_is_about(run, name):
+    """Its blue and its orange, not only the axes and the grey data behind them."""
+    picture = imread(run(name)[1] / f"{name}.png")[..., :3]
+    for colour in ("tab:blue", "tab:orange"):
+        assert (abs(picture - to_rgb(colour)).max(2) < 0.02).sum() > 500
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_runs_as_a_command(monkeypatch, capsys, name):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPTS[name]), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "--out" in printed and load(name).__doc__.splitlines()[0] in printed
+
+
+def test_forward_chain_follows_the_expectation(run):
+    numbers, _, _ = run("01_forward_chain")
+    alpha_bar = np.concatenate([[1], ALPHA_BAR])[:, None]       # (1001, 1)
+    var_x0 = 16 * 48 / 64 / 63 * np.array([1, 9])               # 16 ones among 64 pixels, at contrast 1 and 3
+    exact = alpha_bar * var_x0 + 1 - alpha_bar                  # (1001, 2)
+    np.testing.assert_allclose(numbers["exact"], exact, rtol=1e-12)
+    # the variance over 64 pixels, an image of variance v plus noise of variance n, itself varies from walk to walk with variance 2 n (n + 2 v) / 63
+    n, v = 1 - alpha_bar, alpha_bar * var_x0
+    deviation = (2 * n * (n + 2 * v) / 63 / TINY["01_forward_chain"]["walks"]) ** 0.5
+    assert (abs(numbers["mean"] - exact) <= 5 * deviation + 1e-12).all()         # at t = 0 it is exact, and tells a division by 63 from one by 64
+    assert numbers["one_walk"].shape == (1001,)
+    assert numbers["mean"][1000, 0] > 4 * numbers["mean"][0, 0] and numbers["mean"][1000, 1] < 0.7 * numbers["mean"][0, 1]
+
+
+def test_q_sample_at_the_four_indices(run):
+    numbers, _, printed = run("02_q_sample")
+    x0, noise, x_t = numbers["x0"], numbers["noise"], numbers["x_t"]
+    assert x0.shape == noise.shape == x_t.shape == (4, 1, 8, 8) and "(4, 1, 8, 8)" in printed
+    assert x0.dtype == x_t.dtype == np.float32
+    assert set(np.unique(x0)) == {-1, 1} and len(np.unique(x0.reshape(4, 64), axis=0)) == 4
+    alpha_bar = ALPHA_BAR[[10, 250, 600, 999]].reshape(4, 1, 1, 1)
+    np.testing.assert_allclose(x_t, alpha_bar ** 0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise, rtol=0, atol=1e-6)
+    assert abs(noise.mean()) < 5 / 256 ** 0.5 and abs(noise.var() - 1) < 5 * (2 / 256) ** 0.5
+
+
+@pytest.mark.parametrize("wanted", [0.35, 0.9, 0.0])
+def test_one_point_is_the_sum_of_signal_and_noise(tmp_path, wanted):
+    numbers = load("03_one_point").main(alpha_bar=wanted, draws=3, out=tmp_path)
+    index = min(range(1000), key=lambda i: abs(ALPHA_BAR[i] - wanted))
+    assert numbers["t"] == index + 1
+    assert numbers["alpha_bar"] == pytest.approx(ALPHA_BAR[index], rel=1e-12)
+    assert numbers["x0"].shape == numbers["x_t"].shape == (1, 2)
+    np.testing.assert_array_equal(numbers["target"], numbers["noise"])
+    expected = ALPHA_BAR[index] ** 0.5 * numbers["x0"] + (1 - ALPHA_BAR[index]) ** 0.5 * numbers["noise"]
+    np.testing.assert_allclose(numbers["x_t"], expected, rtol=1e-12)
+
+
+def test_one_leap_is_an_average_and_the_chain_is_not(run):
+    numbers, _, _ = run("04_blunder")
+    leap, chain = "one leap from t = 200", "the whole chain"
+    assert numbers["off"]["data"] == 0
+    assert numbers["off"][leap] > 2 * numbers["off"][chain] and numbers["off"][leap] > 0.5
+    assert (numbers["std"][leap] < 0.7 * numbers["std"][chain]).all()
+    assert (abs(numbers["std"][chain] - (1.30, 0.74)) < 0.15).all()         # the data's own
+
+
+def test_one_leap_without_signal_explodes(tmp_path):
+    """At alpha_bar_T = 3e-5 the leap divides the network's error by 0.0055."""
+    numbers = load("04_blunder").main(steps=500, samples=200, schedule="rescaled_linear", out=tmp_path)
+    assert (numbers["std"]["one leap from t = 200"] > 3 * numbers["std"]["the whole chain"]).all()
