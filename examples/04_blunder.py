@@ -17,9 +17,10 @@ import tyro
 from matplotlib.figure import Figure
 
 from npdiff.backend import NumpyBackend
+from npdiff.checkpoint import sampling_weights
 from npdiff.data import make_moons
 from npdiff.diffusion import x0_from_eps
-from npdiff.metrics import distance_to_arcs
+from npdiff.metrics import off_arcs
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
@@ -31,13 +32,12 @@ SHOWN = (200, 100, 50)      # timesteps at which x0_hat is shown; at t = 200 it 
 
 
 def main(steps: int = 3000, schedule: str = "linear", samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
-    recipe = replace(MOONS, schedule=schedule, steps=steps, ema_decay=0.99)       # a short run needs a short memory
+    recipe = replace(MOONS, schedule=schedule, steps=steps)
     table, backend = make_schedule(recipe.schedule, recipe.num_train_timesteps), NumpyBackend()
     denoiser = backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(seed, "init")), recipe.ema_decay)
     for step, loss in train(denoiser, backend, recipe, seed):
         pass
-    averaged = {name.removeprefix("ema/"): array for name, array in denoiser.export().items() if name.startswith("ema/")}
-    predict = backend.make_denoiser(recipe.model, averaged).predict
+    predict = backend.make_denoiser(recipe.model, sampling_weights(denoiser.export())).predict
 
     def noise(t):
         return backend.asarray(generator(seed, "sample", t).standard_normal((samples, 2)))
@@ -51,7 +51,7 @@ def main(steps: int = 3000, schedule: str = "linear", samples: int = 1000, seed:
 
     print(f"{steps} steps, {schedule} schedule with alpha_bar_T = {table.alpha_bar[-1]:.5f}")
     print(f"{'':21}  off the arcs   mean of x, y     std of x, y")
-    off = {name: float((distance_to_arcs(points) > 0.2).mean()) for name, points in (clouds | {"data": data}).items()}
+    off = {name: off_arcs(points) for name, points in (clouds | {"data": data}).items()}
     for name, points in (clouds | {"data": data}).items():
         print(f"{name:21}  {off[name]:12.1%}  {points.mean(0)[0]:6.2f} {points.mean(0)[1]:6.2f}  {points.std(0)[0]:7.2f} {points.std(0)[1]:7.2f}")
 

@@ -13,7 +13,7 @@ import numpy as np
 from npdiff.diffusion import check_same_shape
 from npdiff.models import MODELS, model_name
 from npdiff.nn import mse_backward, mse_forward
-from npdiff.optim import adam, ema
+from npdiff.optim import adam, ema, warmed_up
 
 
 class Denoiser(Protocol):
@@ -111,7 +111,7 @@ class NumpyDenoiser:
         g = np.concatenate([grads[name].ravel() for name in self.params])
         adam(self.theta, g, self.m, self.v, self.step, lr)
         if self.ema_decay:
-            ema(self.average, self.theta, self.ema_decay)
+            ema(self.average, self.theta, warmed_up(self.ema_decay, self.step))
 
     def groups(self):
         """The vectors that make up the state, by the prefix they carry in export."""

@@ -49,6 +49,7 @@ def q_sample(x0, t, noise, schedule):
 
 def x0_from_eps(x_t, t, eps, schedule):
     """The clean data that x_t and its noise imply: q_sample solved for x_0.   x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)"""
+    schedule.check_t(t)
     signal = gather(schedule.sqrt_alpha_bar, t, x_t)
     sigma = gather(schedule.sqrt_one_minus_alpha_bar, t, x_t)
     return (x_t - sigma * eps) / signal
@@ -56,6 +57,7 @@ def x0_from_eps(x_t, t, eps, schedule):
 
 def eps_from_x0(x_t, t, x0, schedule):
     """The noise that x_t and the clean data imply: q_sample solved for eps.   eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)"""
+    schedule.check_t(t)
     signal = gather(schedule.sqrt_alpha_bar, t, x_t)
     sigma = gather(schedule.sqrt_one_minus_alpha_bar, t, x_t)
     return (x_t - signal * x0) / sigma

@@ -36,6 +36,11 @@ def ema(average, p, decay):
     average += (1 - decay) * p
 
 
+def warmed_up(decay, step):
+    """The decay to use at step 1, 2, ...: min(decay, (1 + step) / (10 + step)), so that a short run's average forgets the untrained weights."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 def learning_rate(name, step, steps, peak):
     """The learning rate of step 1..steps, a float: `constant`, or `cosine` decay from peak to zero (Loshchilov and Hutter 2017, eq. 5)."""
     if name == "constant":

@@ -90,6 +90,13 @@ def test_float32_stays_float32(t):
     assert diffusion.posterior_mean(x, noise, 7, 3, schedule).dtype == np.float32
 
 
+@pytest.mark.parametrize("function", [diffusion.x0_from_eps, diffusion.eps_from_x0])
+def test_inversion_refuses_t(function):
+    for t in (0, -1, 11):
+        with pytest.raises(ValueError, match="1..10"):
+            function(np.ones((3, 2)), t, np.ones((3, 2)), linear(10))
+
+
 @pytest.mark.parametrize("function", [diffusion.q_sample, diffusion.forward_step])
 def test_refusals(function):
     schedule = linear(10)
