@@ -1,8 +1,8 @@
 """Eight labelled shapes, drawn by formula: an image data set that needs no download.
 
-Each shape is a signed distance: a function d(u, v) of the plane that is negative inside, positive outside, and whose size near the edge is the distance
-to it. Then union is min, intersection is max, removal is max with the negative; and an edge is smooth when a pixel's coverage is taken as 1/2 - d, with d
-in pixels, between 0 and 1. All shapes fit in the circle of radius 1; v points up.
+Each shape is a signed distance: a function d(u, v) of the plane that is negative inside, positive outside, and whose size near the edge is the
+distance to it. Then union is min, intersection is max, removal is max with the negative; and an edge is smooth when a pixel's coverage is taken as
+1/2 - d, with d in pixels, between 0 and 1. All shapes fit in the circle of radius 1; v points up.
 """
 
 import math
@@ -27,7 +27,7 @@ def box(u, v, a, b):
 
 
 def lines(u, v, k, first, apothem):
-    """Signed distances to k lines all around the origin, at the distance `apothem`; the first lies in the direction of the angle `first`. Yields k arrays."""
+    """Signed distances to k lines all around the origin and `apothem` away from it, the first in the direction of the angle `first`."""
     for i in range(k):
         angle = first + 2 * math.pi * i / k
         yield u * math.cos(angle) + v * math.sin(angle) - apothem
