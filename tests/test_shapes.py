@@ -1,0 +1,130 @@
+"""The drawn shapes: ranges, uniform labels, geometry against areas known in closed form, and speed."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from npdiff.data import shapes
+
+AREA = {        # of each shape, for radius 1
+    "circle": math.pi * 0.9**2,
+    "square": 1.4**2,
+    "triangle": 3 * math.sqrt(3) / 4,
+    "cross": 2 * 1.9 * 0.6 - 0.6**2,
+    "ring": math.pi * (0.92**2 - 0.52**2),
+    "star": 10 * math.cos(math.radians(72)) * math.sin(math.radians(36)) / math.cos(math.radians(36)) / 2,      # ten triangles: centre, tip, notch
+    "heart": 0.5**2 * (4 + math.pi),                                   # a square of side 1, two half discs of radius 1/2
+}
+
+
+def test_images_and_labels():
+    images, labels = shapes.make_shapes(4000, np.random.default_rng(0))
+    assert images.shape == (4000, 1, 28, 28) and images.dtype == np.float32
+    assert labels.shape == (4000,) and labels.dtype == np.int64
+    assert images.min() == -1 and 0.99 < images.max() <= 1
+    assert len(shapes.CLASS_NAMES) == 8 and set(labels.tolist()) == set(range(8))
+    assert abs(np.bincount(labels) - 500).max() < 5 * math.sqrt(500)   # uniform: within five standard deviations
+
+
+def test_same_rng_same_images():
+    first, second, other = (shapes.make_shapes(50, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first[0].tobytes() == second[0].tobytes() and first[1].tobytes() == second[1].tobytes()
+    assert first[0].tobytes() != other[0].tobytes()
+
+
+def test_every_image_is_new():
+    images = shapes.draw(np.repeat(np.arange(8), 200), np.random.default_rng(3))
+    assert len(np.unique(images.reshape(1600, -1), axis=0)) == 1600
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few(n):
+    images, labels = shapes.make_shapes(n, np.random.default_rng(0))
+    assert images.shape == (n, 1, 28, 28) and labels.shape == (n,)
+
+
+def test_the_border_stays_black():
+    """Every shape lies inside the image: what coverage the outermost pixels have is the soft edge's."""
+    images = shapes.draw(np.repeat(np.arange(8), 500), np.random.default_rng(4))[:, 0]
+    edges = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
+    assert edges.max() < 1e-4 and (edges > -1).mean() < 0.01             # half covered at most
+
+
+@pytest.mark.parametrize("name", AREA)
+def test_area(name):
+    """The coverage of all pixels adds up to the shape's area, wherever it lies and however it is turned."""
+    rng = np.random.default_rng(5)
+    radius, tilt = rng.uniform(8, 12, 40), rng.uniform(-0.3, 0.3, 40)
+    images = shapes.draw_shape(getattr(shapes, name), radius, tilt, np.ones(40), *rng.uniform(-1, 1, (2, 40)))
+    area = (images.astype(np.float64) + 1).sum(axis=(1, 2)) / 2
+    np.testing.assert_allclose(area, AREA[name] * radius**2, rtol=0.03)
+
+
+@pytest.mark.parametrize("shape", shapes.SHAPES)
+def test_signed_distance(shape):
+    """|grad d| = 1 wherever the nearest edge is one edge; and the shape fits in the circle of radius 1."""
+    u, v = np.random.default_rng(6).uniform(-1.2, 1.2, (2, 4000))
+    h = 1e-6
+    slope = np.hypot(shape(u + h, v) - shape(u - h, v), shape(u, v + h) - shape(u, v - h)) / (2 * h)
+    assert (abs(slope - 1) < 1e-4).mean() > 0.99
+    angle = np.linspace(0, 2 * np.pi, 3000)
+    assert shape(1.001 * np.cos(angle), 1.001 * np.sin(angle)).min() > 0
+
+
+def test_upright():
+    """Row 0 is the top: a triangle stands on a side, a heart and a star on their tips, and the crescent opens to the right."""
+    for name, heavy in {"triangle": "bottom", "heart": "top", "crescent": "left"}.items():
+        image = shapes.draw_shape(getattr(shapes, name), *np.array([[12.0], [0.0], [1.0], [0.0], [0.0]]))[0] + 1
+        weight = {"top": image[:14].sum(), "bottom": image[14:].sum(), "left": image[:, :14].sum(), "right": image[:, 14:].sum()}
+        opposite = {"top": "bottom", "bottom": "top", "left": "right"}[heavy]
+        assert weight[heavy] > 1.2 * weight[opposite], name
+    star = shapes.draw_shape(shapes.star, *np.array([[12.0], [0.0], [1.0], [0.0], [0.0]]))[0]
+    top, *_ = np.flatnonzero(star.max(axis=1) > -0.8)
+    assert set(np.flatnonzero(star[top] > -0.8)) <= {13, 14}           # one tip above, in the middle
+
+
+def test_moved_and_turned():
+    """x moves to the right, y moves up, a positive tilt turns anticlockwise."""
+    def drawn(shape, tilt, x, y):
+        return shapes.draw_shape(shape, *np.array([[8.0], [tilt], [1.0], [x], [y]]))[0]
+
+    centre = drawn(shapes.heart, 0.0, 0.0, 0.0)
+    np.testing.assert_allclose(drawn(shapes.heart, 0.0, 2.0, 3.0), np.roll(centre, (-3, 2), (0, 1)), atol=1e-5)
+    np.testing.assert_allclose(drawn(shapes.heart, math.pi / 2, 0.0, 0.0), np.rot90(centre), atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [-1, 8])
+def test_bad_label(bad):
+    with pytest.raises(ValueError, match=f"labels hold .*{bad}.*0..7"):
+        shapes.draw([0, bad, 3], np.random.default_rng(0))
+
+
+def test_one_class_each():
+    """The labels mean what they say: the nearest class mean of centred images names most of a fresh draw."""
+    def centred(images):
+        out = np.empty((len(images), 32, 32), np.float32)
+        for image, place in zip(images[:, 0] + 1, out, strict=True):
+            image = image / image.max()
+            rows, columns = (int(round(np.average(np.arange(28), weights=image.sum(axis)))) for axis in (1, 0))
+            place[:] = np.roll(np.pad(image, 2), (16 - rows - 2, 16 - columns - 2), (0, 1))
+        return out.reshape(len(images), -1)
+
+    images, labels = shapes.make_shapes(4000, np.random.default_rng(7))
+    x = centred(images)
+    squares = (x[:2000] ** 2).sum(1)
+    distance = (x[2000:] ** 2).sum(1)[:, None] + squares - 2 * x[2000:] @ x[:2000].T
+    nearest = labels[:2000][distance.argmin(1)]
+    assert (nearest == labels[2000:]).mean() > 0.97
+
+
+def test_speed():
+    """At least 20,000 images a second is the aim; a tenth of it must pass on a crowded machine."""
+    rng = np.random.default_rng(8)
+    best = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        shapes.make_shapes(2000, rng)
+        best = min(best, time.perf_counter() - start)
+    assert 2000 / best > 2000
