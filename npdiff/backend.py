@@ -1,23 +1,32 @@
 """The seam: what the project asks of a library that computes, and NumPy's answer to it.
 
 A backend owns arrays and one kind of object, the denoiser: a network with its gradients and its optimiser. Everything else (schedule, closed forms,
-samplers, training) is written once and only calls what stands here. A third library needs the six methods of Denoiser and the three of Backend,
-an afternoon's work, and the entry point group `npdiff.backends` to be found by name; tests/test_backend.py keeps a toy one of 60 lines.
+samplers, training) is written once and only calls what stands here. A third library needs the six methods of Denoiser and the five of Backend,
+an afternoon's work, and an entry point in the group `npdiff.backends` to be found by name; tests/toy_backend.py is one of 60 lines.
 """
 
+import re
+import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Protocol
+from unittest import mock
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from npdiff.diffusion import check_same_shape
 from npdiff.models import MODELS, model_name
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.optim import adam, ema, warmed_up
+from npdiff.rng import generator
 
 
 class Denoiser(Protocol):
     """A network that predicts from (x_t, t), with its gradients and its optimiser. "array" means the backend's own kind."""
+
+    step: int
+    """Updates made so far."""
 
     def predict(self, x, t):
         """array (N, ...), t an int or NumPy integers (N,) -> array (N, ...), the network's output."""
@@ -27,6 +36,9 @@ class Denoiser(Protocol):
 
     def update(self, grads, lr):
         """One step of Adam with the gradients of loss_and_grads, then one of the exponential moving average where the denoiser keeps one."""
+
+    def operations(self, x, t):
+        """Like predict, but returns every layer's output in the order of computation: a list of (name, array), images channels-last."""
 
     def export(self):
         """The whole state as a dict of NumPy arrays, in the layout of npdiff.models: params/NAME, ema/NAME where kept, adam_m/NAME, adam_v/NAME, step."""
@@ -45,7 +57,14 @@ class Backend(Protocol):
         """array -> NumPy array, dtype kept."""
 
     def make_denoiser(self, config, params, ema_decay=0.0):
-        """A Denoiser of the network that config describes, starting from a dict of NumPy parameters. ema_decay 0 keeps no average."""
+        """A Denoiser of the network that config describes, from a dict of NumPy parameters (ValueError if one is missing, extra or misshapen).
+        ema_decay 0 keeps no average."""
+
+    def about(self):
+        """The library, its version, the device and the threads, in words."""
+
+    def peak_memory(self):
+        """The most memory, in bytes, that this process has used on the device."""
 
 
 class NumpyBackend:
@@ -65,6 +84,12 @@ class NumpyBackend:
     def to_numpy(self, x):
         return x
 
+    def about(self):
+        return f"numpy {np.__version__}, {blas_in_words()}"
+
+    def peak_memory(self):
+        return host_peak_memory()
+
     def make_denoiser(self, config, params, ema_decay=0.0):
         return NumpyDenoiser(config, params, ema_decay, self.dtype)
 
@@ -75,6 +100,7 @@ class NumpyDenoiser:
     def __init__(self, config, params, ema_decay, dtype):
         self.config, self.ema_decay = config, ema_decay
         self.model = MODELS[model_name(config)]
+        check_arrays(params, self.model.init(config, generator(0, "init")), "the parameters")
         self.theta = np.concatenate([array.ravel() for array in params.values()], dtype=dtype)
         self.shapes = {name: array.shape for name, array in params.items()}
         self.params = self.views(self.theta)
@@ -113,6 +139,22 @@ class NumpyDenoiser:
         if self.ema_decay:
             ema(self.average, self.theta, warmed_up(self.ema_decay, self.step))
 
+    def operations(self, x, t):
+        """Runs predict with the model's layers replaced by ones that also note what they return."""
+        done = []
+
+        def noting(name, layer):
+            def wrapper(*arguments):
+                result = layer(*arguments)
+                done.append((name.removesuffix("_forward"), result[0] if isinstance(result, tuple) else result))
+                return result
+            return wrapper
+
+        layers = {name: value for name, value in vars(self.model).items() if getattr(value, "__module__", "").startswith("npdiff.nn.")}
+        with mock.patch.multiple(self.model, **{name: noting(name, layer) for name, layer in layers.items()}):
+            self.predict(x, t)
+        return done
+
     def groups(self):
         """The vectors that make up the state, by the prefix they carry in export."""
         groups = {"params": self.theta, "adam_m": self.m, "adam_v": self.v}
@@ -123,7 +165,7 @@ class NumpyDenoiser:
         return state | {"step": np.array(self.step)}
 
     def load(self, state):
-        check_state(state, self.export())
+        check_arrays(state, self.export(), "the state's arrays")
         for group, vector in self.groups().items():
             for name, view in self.views(vector).items():
                 view[...] = state[f"{group}/{name}"]
@@ -138,21 +180,40 @@ def check_inputs(config, x, t):
         raise ValueError(f"t has shape {np.shape(t)}; for {len(x)} samples it must be an int or ({len(x)},)")
 
 
-def check_state(state, expected):
-    """Raise ValueError unless the two dicts of arrays have the same names and shapes."""
+def check_arrays(arrays, expected, what):
+    """Raise ValueError unless the two dicts of arrays have the same names and shapes; `what` names the first in the message."""
     for name in expected:
-        if name not in state:
-            raise ValueError(f"the state lacks {name}")
-    for name, array in state.items():
+        if name not in arrays:
+            raise ValueError(f"{what} lack {name}")
+    for name, array in arrays.items():
         if name not in expected:
-            raise ValueError(f"the state has {name}, which this network does not")
-        if array.shape != expected[name].shape:
-            raise ValueError(f"{name} has shape {array.shape}; this network needs {expected[name].shape}")
+            raise ValueError(f"{what} hold {name}, which this network does not have")
+        if array.shape != tuple(expected[name].shape):
+            raise ValueError(f"{what} hold {name} of shape {array.shape}; this network needs {tuple(expected[name].shape)}")
+
+
+def host_peak_memory():
+    """The most memory that this process has had resident, in bytes."""
+    if sys.platform == "linux":                     # getrusage would count what the parent had before it started this process
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def blas_in_words():
+    """The BLAS that NumPy multiplies matrices with, its version and its threads."""
+    return ", ".join(f"{pool['internal_api']} {pool['version']} ({pool.get('architecture', 'unknown')}), {pool['num_threads']} thread(s)"
+                     for pool in threadpool_info() if pool["user_api"] == "blas")
 
 
 def load_backend(name, device="cpu", dtype="float32"):
     """The backend called `name`: numpy, or one that an installed package offers under the entry point group `npdiff.backends`. ValueError if there is none."""
     found = {point.name: point for point in entry_points(group="npdiff.backends")}
     if name not in found:
-        raise ValueError(f"backend is {name!r}; installed here: {', '.join(sorted(found)) or 'none'}")
-    return found[name].load()(device=device, dtype=dtype)
+        raise ValueError(f"backend is {name!r}; it must be one of {', '.join(sorted(found))}")
+    try:
+        backend = found[name].load()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"backend {name} needs the package {error.name}, which is not installed: pip install \"npdiff[{name}]\"") from None
+    return backend(device=device, dtype=dtype)

@@ -23,8 +23,8 @@ def write_atomically(path, data):
         temporary.unlink(missing_ok=True)
 
 
-def create_run(out, recipe, seed, **about):
-    """Make the run directory `out` with its config.json; `about` is recorded there. Raises FileExistsError if out exists, and other OSErrors."""
+def create_run(out, recipe, seed):
+    """Make the run directory `out`. Raises FileExistsError if it exists, and other OSErrors."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -32,19 +32,24 @@ def create_run(out, recipe, seed, **about):
     except FileExistsError:
         raise FileExistsError(f"{out} exists; give another --out, or remove it") from None
     (out / "checkpoints").mkdir()
-    config = {"recipe": recipe_to_dict(recipe), "seed": seed} | about
-    write_atomically(out / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+    save_config(out, recipe, seed, [])
     return out
 
 
+def save_config(run, recipe, seed, history):
+    """Write config.json. history is a list of dicts, one for each time that training began or was resumed: the first step, and what computed it."""
+    config = {"recipe": recipe_to_dict(recipe), "seed": seed, "history": history}
+    write_atomically(run / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+
+
 def load_config(run):
-    """-> (recipe, seed) of a run directory. Raises FileNotFoundError if it is not one, ValueError if its config.json makes no sense."""
+    """-> (recipe, seed, history) of a run directory. Raises FileNotFoundError if it is not one, ValueError if its config.json makes no sense."""
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a run directory has one")
     try:
         config = json.loads(path.read_text())
-        return recipe_from_dict(config["recipe"]), int(config["seed"])
+        return recipe_from_dict(config["recipe"]), int(config["seed"]), list(config["history"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -87,14 +92,19 @@ def sampling_weights(state):
 
 
 class MetricsLog:
-    """Appends a row to metrics.csv for every 100 steps and for the last, whatever it covers."""
+    """Appends a row to metrics.csv for every 100 steps and for the last, whatever it covers. Rows after the step that training resumes from are dropped."""
 
     EVERY = 100
 
-    def __init__(self, run):
-        self.file = open(Path(run) / "metrics.csv", "w", newline="")
-        self.writer = csv.writer(self.file)
-        self.writer.writerow(["step", "loss", "seconds"])
+    def __init__(self, run, resumed_from=0):
+        path = Path(run) / "metrics.csv"
+        rows = ["step,loss,seconds"]
+        if resumed_from:
+            steps, _ = load_metrics(run)
+            rows = path.read_text().splitlines()[:1 + sum(step <= resumed_from for step in steps)]
+        write_atomically(path, "\n".join(rows + [""]).encode())
+        self.file = open(path, "a", newline="")
+        self.writer = csv.writer(self.file, lineterminator="\n")
         self.losses = []
 
     def add(self, step, loss, seconds):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -11,13 +12,13 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from npdiff import checkpoint, gradcheck, metrics
 from npdiff.backend import load_backend
 from npdiff.data import DATA
-from npdiff.models import MODELS
+from npdiff.models import MODELS, model_name
 from npdiff.recipes import RECIPES, get_recipe
 from npdiff.rng import generator
 from npdiff.samplers import sample
@@ -45,18 +46,35 @@ class Train:
     quiet: bool = False
     """Plain lines instead of a progress bar."""
 
+    resume: bool = False
+    """Go on from the newest checkpoint of --out (runs/RECIPE unless given), on any backend."""
+
     def run(self):
-        recipe = get_recipe(self.recipe)
+        recipe, seed, history, state = get_recipe(self.recipe), self.seed, [], None
+        if self.resume:
+            out = self.out or Path("runs") / recipe.name
+            recipe, seed, history = checkpoint.load_config(out)
+            state = checkpoint.load_checkpoint(out)
+            if recipe.name != self.recipe:
+                raise ValueError(f"{out} is a run of {recipe.name}, not of {self.recipe}")
         if self.steps is not None:
             recipe = replace(recipe, steps=self.steps)
         backend = load_backend(self.backend, self.device)
-        params = MODELS["mlp"].init(recipe.model, generator(self.seed, "init"))
+        params = MODELS[model_name(recipe.model)].init(recipe.model, generator(seed, "init"))
         denoiser = backend.make_denoiser(recipe.model, params, recipe.ema_decay)
-        run = checkpoint.create_run(self.out or free_path(Path("runs") / recipe.name), recipe, self.seed, backend=self.backend, blas=blas())
-        print(f"{recipe.name}: {sum(array.size for array in params.values()):,} parameters, {recipe.steps:,} steps of {recipe.batch_size}, seed {self.seed}")
+        if self.resume:
+            denoiser.load(state)
+            if denoiser.step >= recipe.steps:
+                raise ValueError(f"{out} is complete at step {denoiser.step:,}; give more --steps to go on")
+        else:
+            out = checkpoint.create_run(self.out or free_path(Path("runs") / recipe.name), recipe, seed)
+        history.append({"first_step": denoiser.step + 1, "backend": self.backend, "device": self.device, "library": backend.about()})
+        checkpoint.save_config(out, recipe, seed, history)
+        print(f"{recipe.name}: {sum(array.size for array in params.values()):,} parameters, "
+              f"steps {denoiser.step + 1:,} to {recipe.steps:,} of {recipe.batch_size} samples, seed {seed}")
         warn_of_signal(recipe)
-        train_and_log(denoiser, backend, recipe, self.seed, run, self.quiet)
-        draw_pictures(run, recipe, self.seed, backend, self.quiet)
+        train_and_log(denoiser, backend, recipe, seed, out, self.quiet)
+        draw_pictures(out, recipe, seed, backend, self.quiet)
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,7 @@ class Sample:
     """Plain lines instead of a progress bar."""
 
     def run(self):
-        recipe, _ = checkpoint.load_config(self.run_dir)
+        recipe, *_ = checkpoint.load_config(self.run_dir)
         backend = load_backend(self.backend, self.device)
         denoiser = trained_denoiser(self.run_dir, recipe, backend)
         out = self.out or free_path(self.run_dir / "drawn.npz", ".png")
@@ -127,7 +145,7 @@ class Evaluate:
     """Plain lines instead of a progress bar."""
 
     def run(self):
-        recipe, _ = checkpoint.load_config(self.run_dir)
+        recipe, *_ = checkpoint.load_config(self.run_dir)
         steps, losses = checkpoint.load_metrics(self.run_dir)
         backend = load_backend(self.backend, self.device)
         denoiser = trained_denoiser(self.run_dir, recipe, backend)
@@ -177,21 +195,109 @@ class Gradcheck:
         print("every gradient is right: errors at most 1e-13 (tensor), 1e-10 (element)")
 
 
-COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck}
+@dataclass(frozen=True)
+class Compare:
+    """Put backends side by side on one recipe: same weights, data and noise; where they part, how far they drift, how fast they are."""
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
+    backends: str
+    """NAME or NAME:DEVICE of each, with commas between; the second and later are compared with the first."""
+    dtype: str = "float32"
+    """float32 or float64."""
+    steps: int = 1000
+    """Training steps over which the drift is followed."""
+    seed: int = 0
+    """Seed of every random number."""
+    out: Path | None = None
+    """Picture to create; runs/compare-RECIPE.png, or the next free name, unless given."""
+    quiet: bool = False
+    """Plain lines instead of a progress bar."""
+
+    def run(self):
+        from npdiff import compare, figures
+        recipe = replace(get_recipe(self.recipe), steps=self.steps)
+        specs = self.backends.split(",")
+        if len(specs) < 2:
+            raise ValueError(f"--backends is {self.backends!r}; it must name at least two, with a comma between")
+        backends = [compare.load(spec, self.dtype) for spec in specs]
+        out = self.out or free_path(Path("runs") / f"compare-{recipe.name}.png")
+        if out.exists():
+            raise FileExistsError(f"{out} exists; give another --out, or remove it")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        print(f"{recipe.name} in {self.dtype}, seed {self.seed}")
+        for spec, backend in zip(specs, backends):
+            print(f"  {spec}: {backend.about()}")
+        for spec, backend in zip(specs[1:], backends[1:]):
+            pair, names = (backends[0], backend), (specs[0], spec)
+            print_first_step(names, compare.compare_operations(pair, recipe, self.seed), compare.compare_gradients(pair, recipe, self.seed))
+            steps, losses, parameters = zip(*progress(compare.drift(pair, recipe, self.seed), self.steps, "training both", self.quiet))
+            worst = max(abs(a - b) / a for a, b in losses)
+            print(f"  over {self.steps} training steps: the losses differ by at most {worst:.1e} (relative), the parameters in the end by {parameters[-1]:.1e}")
+            path = out if len(specs) == 2 else out.with_stem(f"{out.stem}-{spec.replace(':', '-')}")
+            print(figures.save(figures.comparison(names, steps, losses, parameters, f"{recipe.name}, {self.dtype}"), path))
+        print_speed(specs, backends, recipe, self.dtype, self.seed)
+
+
+COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck, "compare": Compare}
+
+
+def print_first_step(names, operations, gradients):
+    """The table of where two backends part in their first training step."""
+    print(f"the first training step, {names[1]} against {names[0]}")
+    print(f"  {'layer':32}{'elements that differ':>22}{'at most, in ULPs':>18}")
+    for name, other, differing, size, ulps in operations:
+        print(f"  {f'{name} / {other}':32}{f'{differing:,} of {size:,}':>22}{ulps:18,.1f}")
+    parting = next((f"{name} / {other}" for name, other, differing, *_ in operations if differing), "none")
+    print(f"  the first layer whose outputs differ: {parting}")
+    print(f"  {'gradient':32}{'relative difference':>22}")
+    for name, difference in gradients.items():
+        print(f"  {name:32}{difference:22.1e}")
+
+
+def print_speed(specs, backends, recipe, dtype, seed):
+    """The table of speed and memory, all timed in turns."""
+    from npdiff import compare
+    training = compare.time_in_turns([*(compare.training_step(backend, recipe, seed) for backend in backends),
+                                      compare.floor_step(recipe.model, recipe.batch_size, dtype)])
+    sampling = compare.time_in_turns([compare.sampling_step(backend, recipe, seed) for backend in backends])
+    memory = [compare.peak_memory(spec, dtype, recipe, seed) for spec in specs]
+    print(f"{'':12}{'training step':>15}{'over the floor':>16}{'steps/s':>10}{'samples/s':>11}{'peak memory':>13}")
+    for spec, train_ms, sample_ms, peak in zip(specs, training, sampling, memory):
+        samples = compare.BATCH / (sample_ms / 1000 * recipe.num_train_timesteps)
+        print(f"{spec:12}{train_ms:12.3f} ms{train_ms / training[-1]:15.2f}x{1000 / train_ms:10,.0f}{samples:11,.0f}{peak / 2**20:10,.0f} MB")
+    print(f"{'the floor':12}{training[-1]:12.3f} ms: the step's matrix products and exponentials alone, in NumPy")
 
 
 def train_and_log(denoiser, backend, recipe, seed, run, quiet):
-    """Train, keeping metrics.csv and checkpoints. On a loss that is not finite, raises FloatingPointError that names the checkpoint kept."""
-    saved, start = checkpoint.save_checkpoint(run, denoiser.export()), time.perf_counter()
+    """Train from the denoiser's step on, keeping metrics.csv and checkpoints.
+
+    Ctrl-C lets the step finish, saves a checkpoint and raises KeyboardInterrupt. A loss that is not finite raises FloatingPointError, naming the
+    checkpoint kept.
+    """
+    first, start = denoiser.step, time.perf_counter()
+    saved = checkpoint.save_checkpoint(run, denoiser.export())
     try:
-        with checkpoint.MetricsLog(run) as log:
-            for step, loss in progress(train(denoiser, backend, recipe, seed), recipe.steps, "training", quiet):
+        with checkpoint.MetricsLog(run, resumed_from=first) as log, held_back_interrupt() as interrupted:
+            steps = train(denoiser, backend, recipe, seed, first + 1)
+            for step, loss in progress(steps, recipe.steps - first, "training", quiet):
                 log.add(step, loss, time.perf_counter() - start)
-                if step % CHECKPOINT_EVERY == 0 or step == recipe.steps:
+                if step % CHECKPOINT_EVERY == 0 or step == recipe.steps or interrupted:
                     saved = checkpoint.save_checkpoint(run, denoiser.export())
+                if interrupted:
+                    raise KeyboardInterrupt(f"interrupted at step {step:,}; to go on: npdiff train {recipe.name} --resume --out {run}")
     except (FloatingPointError, ValueError) as error:
         raise type(error)(f"{error}; the last good checkpoint is {saved}") from error
     print(f"trained in {time.perf_counter() - start:.1f} s: {saved}")
+
+
+@contextlib.contextmanager
+def held_back_interrupt():
+    """Within, Ctrl-C only puts an entry into the list that this yields, for a loop to see when its state is whole."""
+    seen = []
+    previous = signal.signal(signal.SIGINT, lambda *_: seen.append(True))
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def draw_pictures(run, recipe, seed, backend, quiet):
@@ -251,12 +357,6 @@ def free_path(path, *beside):
     return candidate
 
 
-def blas():
-    """The BLAS that NumPy multiplies matrices with, in words."""
-    return ", ".join(f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}, {pool['num_threads']} thread(s)"
-                     for pool in threadpool_info() if pool["user_api"] == "blas")
-
-
 def parse(argv):
     """The command that argv asks for. tyro explains a bad flag in a box of many lines; here it is folded into one and raised as ValueError."""
     box = io.StringIO()
@@ -276,8 +376,8 @@ def main(argv=None):
         command = parse(argv)
         with threadpool_limits(1, user_api="blas"):     # the products are small; one thread is as fast and makes the bytes independent of the cores
             command.run()
-    except KeyboardInterrupt:
-        fail("interrupted", status=130)
+    except KeyboardInterrupt as stop:
+        fail(stop if stop.args else "interrupted", status=130)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
     except (ValueError, FloatingPointError) as error:

@@ -63,6 +63,41 @@ def eps_from_x0(x_t, t, x0, schedule):
     return (x_t - signal * x0) / sigma
 
 
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+def prediction_target(x0, t, noise, schedule, prediction_type):
+    """What a network of this prediction_type should answer to x_t: the noise, x_0, or the velocity (Salimans and Ho 2022, appendix D).
+
+        epsilon: noise     sample: x_0     v_prediction: sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x_0
+    """
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "sample":
+        return x0
+    check_prediction_type(prediction_type)
+    return gather(schedule.sqrt_alpha_bar, t, x0) * noise - gather(schedule.sqrt_one_minus_alpha_bar, t, x0) * x0
+
+
+def x0_from_prediction(x_t, t, prediction, schedule, prediction_type):
+    """The clean data that a network's answer to x_t implies.
+
+        epsilon: x0_from_eps     sample: the answer itself     v_prediction: sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v
+    """
+    if prediction_type == "epsilon":
+        return x0_from_eps(x_t, t, prediction, schedule)
+    if prediction_type == "sample":
+        return prediction
+    check_prediction_type(prediction_type)
+    return gather(schedule.sqrt_alpha_bar, t, x_t) * x_t - gather(schedule.sqrt_one_minus_alpha_bar, t, x_t) * prediction
+
+
+def check_prediction_type(prediction_type):
+    """Raise ValueError unless it is one of PREDICTION_TYPES."""
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"prediction_type is {prediction_type!r}; it must be one of {', '.join(PREDICTION_TYPES)}")
+
+
 def transition_beta(t, s, schedule):
     """The variance of the noise that leads from x_s to x_t, s < t:   beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s.   beta_{t|t-1} is beta_t."""
     return float(1 - schedule.alpha_bar[t] / schedule.alpha_bar[s])

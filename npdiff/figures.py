@@ -89,6 +89,25 @@ def schedule_curves(schedule, title):
     return fig
 
 
+def comparison(names, steps, losses, parameters, title):
+    """Two backends trained in step: both losses, and how far apart loss and parameters are; losses (steps, 2), parameters (steps,) relative distances, nan where not taken."""
+    fig, (curves, distance) = figure(columns=2, width=5.5)
+    losses = np.asarray(losses)                                         # (steps, 2)
+    window = max(1, len(steps) // 50)
+    for name, column, style, colour in zip(names, losses.T, ("-", "--"), (SAMPLE_COLOUR, NOISE_COLOUR)):
+        curves.plot(steps[window - 1:], np.convolve(column, np.ones(window) / window, "valid"), style, color=colour, label=name)
+    curves.set(title=title, xlabel="step", ylabel=f"loss (mean of {window} steps)")
+    curves.legend(frameon=False)
+    taken = np.isfinite(parameters)
+    distance.semilogy(np.asarray(steps)[taken], np.asarray(parameters)[taken], color=SAMPLE_COLOUR, label="parameters")
+    difference = abs(losses[:, 0] - losses[:, 1]) / losses[:, 0]
+    shown = difference > 0                                              # equal losses have no place on a logarithmic axis
+    distance.semilogy(np.asarray(steps)[shown], difference[shown], ".", markersize=2, color=NOISE_COLOUR, label="loss")
+    distance.set(title="relative difference", xlabel="step")
+    distance.legend(frameon=False)
+    return fig
+
+
 def save_gif(chain, data, path, frames=60, fps=20):
     """Write a GIF of a chain, a list of (t, x) in `frames` frames evenly spread, the last one held. Returns path."""
     path = Path(path)

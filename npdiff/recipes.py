@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 
 from npdiff.data import DATA
+from npdiff.diffusion import check_prediction_type
 from npdiff.models import MODELS, mlp, model_name
 from npdiff.optim import learning_rate
 from npdiff.samplers import check_variance
@@ -27,12 +28,15 @@ class Recipe:
     lr_schedule: str = "constant"
     ema_decay: float = 0.0
     """Decay of the weights' average that samples are drawn with; 0 keeps none."""
+    prediction_type: str = "epsilon"
+    """What the network predicts: epsilon, sample or v_prediction."""
     variance: str = "posterior"
     """The variance of the ancestral sampler, beta or posterior."""
 
     def __post_init__(self):
         make_schedule(self.schedule, self.num_train_timesteps)
         learning_rate(self.lr_schedule, 1, 1, self.lr)
+        check_prediction_type(self.prediction_type)
         check_variance(self.variance)
         if self.data not in DATA:
             raise ValueError(f"data is {self.data!r}; it must be one of {', '.join(DATA)}")

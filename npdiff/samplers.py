@@ -1,10 +1,10 @@
 """Samplers: generators that lead x from noise at t = T to data at t = 0, yielding (t, x) at every stop.
 
-predict(x, t) is a denoiser's answer to x at timestep t (an int): the noise in x. noise(t) is standard normal noise in the shape of x, given by the caller.
+predict(x, t) is a denoiser's answer to x at timestep t (an int), of the prediction_type it was trained for. noise(t) is standard normal noise in the shape of x, given by the caller.
 Only operators touch x, so any backend's arrays pass through.
 """
 
-from npdiff.diffusion import posterior_mean, posterior_variance, transition_beta, x0_from_eps
+from npdiff.diffusion import posterior_mean, posterior_variance, transition_beta, x0_from_prediction
 from npdiff.rng import generator
 from npdiff.schedule import make_schedule
 
@@ -21,17 +21,17 @@ def time_pairs(T, steps=None):
     return list(zip(times[:-1], times[1:]))
 
 
-def ancestral(predict, x, schedule, noise, variance="posterior", steps=None):
+def ancestral(predict, x, schedule, noise, variance="posterior", steps=None, prediction_type="epsilon"):
     """The ancestral sampler (Ho et al. 2020, algorithm 2), from x at t = T; yields (T, x), ..., (0, x_0).
 
-    Each jump t -> s takes the noise found in x, infers x_0 from it, and draws x_s from a normal distribution with the mean of q(x_s | x_t, x_0)
-    and one of the two variances of section 3.2: `beta`, the forward step's (right for data that is itself standard normal), or `posterior`, that of
+    Each jump t -> s infers x_0 from the prediction and draws x_s from a normal distribution with the mean of q(x_s | x_t, x_0) and
+    one of the two variances of section 3.2: `beta`, the forward step's (right for data that is itself standard normal), or `posterior`, that of
     q(x_s | x_t, x_0) (right for data that is one point). The last jump adds no noise: x_0 is its mean.
     """
     check_variance(variance)
     yield schedule.T, x
     for t, s in time_pairs(schedule.T, steps):
-        x0 = x0_from_eps(x, t, predict(x, t), schedule)
+        x0 = x0_from_prediction(x, t, predict(x, t), schedule, prediction_type)
         x = posterior_mean(x, x0, t, s, schedule)
         if s > 0:
             sigma2 = posterior_variance(t, s, schedule) if variance == "posterior" else transition_beta(t, s, schedule)
@@ -66,4 +66,4 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, sampler="ancestral", vari
     def noise(t):
         return backend.asarray(generator(seed, "sample", draw * (schedule.T + 1) + t).standard_normal((n, *recipe.model.data_shape)))
 
-    return SAMPLERS[sampler](denoiser.predict, noise(schedule.T), schedule, noise, variance, steps)
+    return SAMPLERS[sampler](denoiser.predict, noise(schedule.T), schedule, noise, variance, steps, recipe.prediction_type)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from npdiff.data import DATA
-from npdiff.diffusion import q_sample
+from npdiff.diffusion import prediction_target, q_sample
 from npdiff.optim import learning_rate
 from npdiff.rng import generator
 from npdiff.schedule import make_schedule
@@ -29,28 +29,28 @@ def draw_block(recipe, seed, block, steps):
 
 
 def batches(recipe, backend, seed, first_step=1):
-    """The training problem, step by step: yields (step, x_t, t, noise), x_t and noise as the backend's arrays (N, ...), t as integers (N,)."""
+    """The training problem, step by step: yields (step, x_t, t, target), x_t and target as the backend's arrays (N, ...), t as integers (N,)."""
     schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
     N = recipe.batch_size
     steps = max(1, BLOCK_SIZE // (N * math.prod(recipe.model.data_shape)))
     for block in range((first_step - 1) // steps, math.ceil(recipe.steps / steps)):
         x0, t, noise = draw_block(recipe, seed, block, steps)
         x_t = backend.asarray(q_sample(x0, t, noise, schedule))
-        noise = backend.asarray(noise)
+        target = backend.asarray(prediction_target(x0, t, noise, schedule, recipe.prediction_type))
         for k in range(steps):
             step, rows = block * steps + k + 1, slice(k * N, (k + 1) * N)
             if first_step <= step <= recipe.steps:
-                yield step, x_t[rows], t[rows], noise[rows]
+                yield step, x_t[rows], t[rows], target[rows]
 
 
 def train(denoiser, backend, recipe, seed, first_step=1):
     """Train in place; yields (step, loss) after each of the steps first_step..recipe.steps.
 
-    Each step shows the network fresh data, noised to random timesteps, and moves its prediction towards the noise. Raises FloatingPointError, naming
+    Each step shows the network fresh data, noised to random timesteps, and moves its prediction towards the target. Raises FloatingPointError, naming
     the step and before touching the parameters, when the loss is not finite.
     """
-    for step, x_t, t, noise in batches(recipe, backend, seed, first_step):
-        loss, grads = denoiser.loss_and_grads(x_t, t, noise)
+    for step, x_t, t, target in batches(recipe, backend, seed, first_step):
+        loss, grads = denoiser.loss_and_grads(x_t, t, target)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}")
         denoiser.update(grads, learning_rate(recipe.lr_schedule, step, recipe.steps, recipe.lr))

@@ -1,11 +1,18 @@
 """The seam: states travel whole or not at all, and wrong values are refused where they enter."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from toy_backend import ToyBackend
 
+from npdiff import backend as backend_module
 from npdiff.backend import NumpyBackend, load_backend
 from npdiff.models import mlp
+from npdiff.recipes import MOONS
 from npdiff.rng import generator
+from npdiff.samplers import sample
 from npdiff.training import train
 
 
@@ -21,9 +28,9 @@ def test_state_travels(tiny):
 
 
 @pytest.mark.parametrize("spoil, message", [
-    (lambda state: state.pop("adam_v/linear2.b"), "the state lacks adam_v/linear2.b"),
-    (lambda state: state.update(extra=np.zeros(1)), "the state has extra, which this network does not"),
-    (lambda state: state.update({"params/linear1.W": np.zeros((3, 3))}), r"params/linear1.W has shape \(3, 3\); this network needs")])
+    (lambda state: state.pop("adam_v/linear2.b"), "the state's arrays lack adam_v/linear2.b"),
+    (lambda state: state.update(extra=np.zeros(1)), "the state's arrays hold extra, which this network does not have"),
+    (lambda state: state.update({"params/linear1.W": np.zeros((3, 3))}), r"hold params/linear1.W of shape \(3, 3\); this network needs")])
 def test_a_wrong_state_changes_nothing(tiny, spoil, message):
     denoiser, backend, recipe = tiny
     other = backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(9, "init")), recipe.ema_decay)
@@ -52,7 +59,7 @@ def test_mismatched_shapes_are_refused(tiny, x, t, target, message):
         denoiser.loss_and_grads(backend.asarray(x), t, backend.asarray(target))
 
 
-@pytest.mark.parametrize("arguments, message", [(("jax",), "backend is 'jax'; installed here: .*numpy"), (("numpy", "cuda"), "device is 'cuda'"),
+@pytest.mark.parametrize("arguments, message", [(("jax",), "backend is 'jax'; it must be one of .*numpy"), (("numpy", "cuda"), "device is 'cuda'"),
                                                 (("numpy", "cpu", "float16"), "dtype is 'float16'")])
 def test_refuses_what_is_not_there(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -64,3 +71,51 @@ def test_dtype_is_kept():
         backend = load_backend("numpy", dtype=dtype)
         denoiser = backend.make_denoiser(mlp.Config(), mlp.init(mlp.Config(), generator(0, "init")))
         assert isinstance(backend, NumpyBackend) and denoiser.export()["params/linear1.W"].dtype == dtype
+
+
+class FakeEntryPoint:
+    def __init__(self, name, load):
+        self.name, self.load = name, load
+
+
+def missing():
+    raise ModuleNotFoundError("No module named 'slate'", name="slate")
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """The toy backend, and one whose package is missing, found as entry points are."""
+    points = [FakeEntryPoint("toy", lambda: ToyBackend), FakeEntryPoint("slate", missing)]
+    monkeypatch.setattr(backend_module, "entry_points", lambda group: points if group == "npdiff.backends" else [])
+
+
+def test_a_third_backend_trains_and_samples(toy):
+    """The same training and sampler: the loss of the best linear denoiser is well below that of predicting nothing (1), the samples have the data's mean."""
+    recipe = replace(MOONS, steps=150, batch_size=64)
+    backend = load_backend("toy")
+    denoiser = backend.make_denoiser(recipe.model, {})
+    losses = [loss for _, loss in train(denoiser, backend, recipe, 0)]
+    assert denoiser.step == 150 and np.mean(losses[-50:]) < 0.6 < np.mean(losses[:3])
+    *_, (t, x) = sample(denoiser, backend, recipe, 200, 0)
+    assert t == 0 and backend.to_numpy(x).shape == (200, 2) and abs(backend.to_numpy(x).mean(0) - (0.75, 0.375)).max() < 0.4
+
+
+def test_the_toy_is_small():
+    assert len((Path(__file__).parent / "toy_backend.py").read_text().splitlines()) <= 80
+
+
+def test_a_backend_whose_package_is_missing(toy):
+    with pytest.raises(ValueError, match=r'backend slate needs the package slate, which is not installed: pip install "npdiff\[slate\]"'):
+        load_backend("slate")
+
+
+@pytest.mark.parametrize("spoil, message", [(lambda params: params.pop("linear2.b"), "the parameters lack linear2.b"),
+                                            (lambda params: params.update(extra=np.zeros(1)), "the parameters hold extra"),
+                                            (lambda params: params.update({"linear1.b": np.zeros(3)}), r"hold linear1.b of shape \(3,\); this network needs")])
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_wrong_parameters_are_refused(tiny, name, spoil, message):
+    _, _, recipe = tiny
+    params = mlp.init(recipe.model, generator(0, "init"))
+    spoil(params)
+    with pytest.raises(ValueError, match=message):
+        load_backend(name).make_denoiser(recipe.model, params)

@@ -34,7 +34,7 @@ def test_train_writes_and_announces(run):
         assert str(run / name) in done.stdout and (run / name).stat().st_size > 5000
     assert sorted(path.name for path in run.iterdir()) == sorted([*PICTURES, "checkpoints", "config.json", "metrics.csv"])
     config = json.loads((run / "config.json").read_text())
-    assert config["recipe"]["steps"] == 120 and config["seed"] == 0 and "1 thread" in config["blas"]
+    assert config["recipe"]["steps"] == 120 and config["seed"] == 0 and "1 thread" in config["history"][0]["library"]
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["100", "120"]
     assert "steps/s" in done.stderr and " s left" in done.stderr and "\r" not in done.stderr
@@ -102,7 +102,7 @@ def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
     (["train", "moons", "--steps", "-5"], "steps is -5; it must be at least 1"),
     (["train", "moons", "--steps", "many"], "Error parsing --steps"),
     (["train", "moons", "--seed", "-1"], "seed is -1"),
-    (["train", "moons", "--backend", "abacus"], "backend is 'abacus'; installed here: numpy"),
+    (["train", "moons", "--backend", "abacus"], "backend is 'abacus'; it must be one of numpy, torch"),
     (["train", "moons", "--device", "cuda"], "device is 'cuda'; the numpy backend has only cpu"),
     (["train", "moons", "--out", "taken"], "taken exists; give another --out"),
     (["train", "moons", "--out", "file/run"], "file: "),
@@ -119,6 +119,15 @@ def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
     (["sample", "RUN", "--out", "x.png"], "it must end in .npz"),
     (["sample", "RUN", "--out", "old.npz"], "old.npz exists"),
     (["sample", "RUN", "--out", "file/x.npz"], "file: "),
+    (["train", "moons", "--resume"], "runs/moons/config.json is missing"),
+    (["train", "moons", "--resume", "--out", "RUN"], "is complete at step 120; give more --steps"),
+    (["train", "textbook-moons", "--resume", "--out", "RUN"], "is a run of moons, not of textbook-moons"),
+    (["train", "moons", "--backend", "torch", "--device", "abacus"], "device is 'abacus'"),
+    (["compare", "moons", "--backends", "numpy"], "it must name at least two"),
+    (["compare", "moons", "--backends", "numpy,abacus"], "backend is 'abacus'"),
+    (["compare", "moons", "--backends", "numpy,torch:abacus"], "device is 'abacus'"),
+    (["compare", "moons", "--backends", "numpy,torch", "--dtype", "float16"], "dtype is 'float16'"),
+    (["compare", "moons", "--backends", "numpy,torch", "--steps", "0"], "steps is 0"),
     (["gradcheck", "cnn"], "model is 'cnn'; it must be one of mlp")])
 def test_mistakes(run, tmp_path, monkeypatch, capsys, arguments, message):
     run, _ = run
@@ -160,8 +169,44 @@ def test_a_loss_that_stops_being_finite(tmp_path, monkeypatch, capsys):
     assert f"the last good checkpoint is {kept}" in err and kept.exists()
 
 
+def test_interrupted_then_resumed_is_as_if_never_stopped(run, tmp_path):
+    """Ctrl-C lets the step finish and saves; --resume then ends in the very bytes of an uninterrupted run, and metrics.csv has no gap."""
+    code = ("import signal, os\nfrom npdiff import checkpoint, cli\nadd = checkpoint.MetricsLog.add\n"
+            "def spy(self, step, *rest):\n    add(self, step, *rest)\n    if step == 47: os.kill(os.getpid(), signal.SIGINT)\n"
+            "checkpoint.MetricsLog.add = spy\ncli.main(['train', 'moons', '--steps', '120', '--out', 'run', '--quiet'])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 130 and "error: interrupted at step 47; to go on: npdiff train moons --resume --out run" in done.stderr
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000047.safetensors"]
+    assert npdiff("train", "moons", "--resume", "--out", "run", cwd=tmp_path).returncode == 0
+    name = "checkpoints/step-00000120.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (run[0] / name).read_bytes()
+    assert [row["step"] for row in csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines())] == ["47", "100", "120"]
+    assert [entry["first_step"] for entry in json.loads((tmp_path / "run" / "config.json").read_text())["history"]] == [1, 48]
+
+
+def test_resume_on_the_other_backend(run, tmp_path, capsys):
+    import shutil
+    shutil.copytree(run[0], tmp_path / "run")
+    main(["train", "moons", "--resume", "--steps", "150", "--backend", "torch", "--out", str(tmp_path / "run"), "--quiet"])
+    assert "steps 121 to 150" in capsys.readouterr().out
+    assert [entry["backend"] for entry in json.loads((tmp_path / "run" / "config.json").read_text())["history"]] == ["numpy", "torch"]
+    for backend in ("numpy", "torch"):
+        main(["sample", str(tmp_path / "run"), "--backend", backend, "--n", "50", "--out", str(tmp_path / f"{backend}.npz")])
+    ours, theirs = (np.load(tmp_path / f"{backend}.npz")["samples"] for backend in ("numpy", "torch"))
+    assert abs(ours - theirs).max() < 1e-3
+
+
+def test_compare(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["compare", "moons", "--backends", "numpy,torch", "--dtype", "float64", "--steps", "30", "--quiet"])
+    out = capsys.readouterr().out
+    for text in ("sinusoidal_embedding / time", "linear / linear4", "fourier.B", "the first layer whose outputs differ", "over 30 training steps", "peak memory", "the floor"):
+        assert text in out
+    assert (tmp_path / "runs" / "compare-moons.png").stat().st_size > 20_000
+
+
 def test_help_names_every_flag():
-    for command, flags in {"train": ["RECIPE", "--backend", "--device", "--steps", "--seed", "--out", "--quiet"],
+    for command, flags in {"train": ["RECIPE", "--backend", "--device", "--steps", "--seed", "--out", "--quiet", "--resume"],
                            "sample": ["RUN", "--sampler", "--steps", "--n", "--seed", "--out"], "evaluate": ["RUN", "--n"], "gradcheck": ["MODEL"]}.items():
         done = npdiff(command, "--help", cwd=".")
         assert done.returncode == 0 and all(flag in done.stdout for flag in flags), command

@@ -48,6 +48,31 @@ def test_x0_and_eps_are_two_views_of_one_thing():
         np.testing.assert_allclose(diffusion.eps_from_x0(x_t, t, x0, schedule), noise, atol=1e-10)
 
 
+@pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
+def test_every_target_leads_back_to_x0(prediction_type):
+    schedule, rng = cosine(100), np.random.default_rng(0)
+    x0, noise = rng.standard_normal((2, 6, 2))
+    for t in (1, 50, 99, np.arange(1, 7) * 15):
+        x_t = diffusion.q_sample(x0, t, noise, schedule)
+        target = diffusion.prediction_target(x0, t, noise, schedule, prediction_type)
+        np.testing.assert_allclose(diffusion.x0_from_prediction(x_t, t, target, schedule, prediction_type), x0, atol=1e-10)
+
+
+def test_velocity_is_the_derivative_along_the_circle():
+    """With alpha_bar = cos^2 phi, x_t = cos(phi) x_0 + sin(phi) eps and v = dx_t / dphi."""
+    schedule, rng = linear(10), np.random.default_rng(0)
+    x0, noise = rng.standard_normal((2, 3, 2))
+    phi = np.arccos(schedule.alpha_bar[4] ** 0.5)
+    derivative = -np.sin(phi) * x0 + np.cos(phi) * noise
+    np.testing.assert_allclose(diffusion.prediction_target(x0, 4, noise, schedule, "v_prediction"), derivative, rtol=1e-12)
+
+
+@pytest.mark.parametrize("function", [diffusion.prediction_target, diffusion.x0_from_prediction])
+def test_unknown_prediction_type(function):
+    with pytest.raises(ValueError, match="prediction_type is 'noise'; it must be one of epsilon, sample, v_prediction"):
+        function(np.ones((3, 2)), 1, np.ones((3, 2)), linear(10), "noise")
+
+
 @pytest.mark.parametrize("t, s", [(1, 0), (2, 1), (30, 29), (50, 49), (50, 10), (7, 0)])
 def test_posterior_is_bayes_rule(t, s):
     """q(x_s | x_t, x_0) from the product q(x_s | x_0) q(x_t | x_s) on a grid."""

@@ -16,6 +16,7 @@ SCRIPTS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "exam
 TINY = {                        # arguments that make a script quick; one without an entry runs with its defaults
     "01_forward_chain": {"walks": 100},
     "04_blunder": {"steps": 1000, "samples": 500},
+    "05_two_backends": {"steps": 300, "samples": 100, "dtype": "float64"},
 }
 ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))       # of the linear schedule with T = 1000; entry i is t = i + 1
 
@@ -62,7 +63,7 @@ def test_writes_a_real_picture_and_prints_its_path(run, name):
     assert min(half.mean() for half in halves) > 0.01
 
 
-@pytest.mark.parametrize("name", ["01_forward_chain", "03_one_point", "04_blunder"])
+@pytest.mark.parametrize("name", ["01_forward_chain", "03_one_point", "04_blunder", "05_two_backends"])
 def test_draws_what_it_is_about(run, name):
     """Its blue and its orange, not only the axes and the grey data behind them."""
     picture = imread(run(name)[1] / f"{name}.png")[..., :3]
@@ -130,3 +131,9 @@ def test_one_leap_without_signal_explodes(tmp_path):
     """At alpha_bar_T = 3e-5 the leap divides the network's error by 0.0055."""
     numbers = load("04_blunder").main(steps=500, samples=200, schedule="rescaled_linear", out=tmp_path)
     assert (numbers["std"]["one leap from t = 200"] > 3 * numbers["std"]["the whole chain"]).all()
+
+
+def test_two_backends_agree(run):
+    numbers, _, _ = run("05_two_backends")
+    assert numbers["loss_gap"] < 1e-11 and numbers["sample_gap"].max() < 1e-7
+    assert len(numbers["losses"]["torch"]) == 300 and numbers["losses"]["torch"][-50:].mean() < 0.5 * numbers["losses"]["torch"][0]

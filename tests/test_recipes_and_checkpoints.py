@@ -24,7 +24,8 @@ def test_our_moons_end_in_noise():
 @pytest.mark.parametrize("field, value, message", [
     ("steps", 0, "steps is 0"), ("steps", -3, "steps is -3"), ("batch_size", 0, "batch_size is 0"), ("lr", 0.0, "lr is 0.0"), ("lr", float("nan"), "lr is nan"),
     ("num_train_timesteps", 1, "num_train_timesteps is 1"), ("schedule", "x", "schedule is 'x'"), ("data", "suns", "data is 'suns'"),
-    ("lr_schedule", "x", "lr_schedule is 'x'"), ("ema_decay", 1.0, "ema_decay is 1.0"), ("variance", "x", "variance is 'x'")])
+    ("lr_schedule", "x", "lr_schedule is 'x'"), ("ema_decay", 1.0, "ema_decay is 1.0"), ("variance", "x", "variance is 'x'"),
+    ("prediction_type", "x", "prediction_type is 'x'")])
 def test_recipe_refuses(field, value, message):
     with pytest.raises(ValueError, match=message):
         replace(MOONS, **{field: value})
@@ -46,7 +47,7 @@ def test_unknown_recipe():
 def test_run_directory_round_trip(tmp_path, tiny):
     denoiser, _, recipe = tiny
     run = checkpoint.create_run(tmp_path / "a" / "run", recipe, 7)
-    assert checkpoint.load_config(run) == (recipe, 7)
+    assert checkpoint.load_config(run) == (recipe, 7, [])
     denoiser.step = 5
     checkpoint.save_checkpoint(run, denoiser.export())
     denoiser.step = 10
@@ -59,6 +60,10 @@ def test_run_directory_round_trip(tmp_path, tiny):
         for step in range(1, 251):
             log.add(step, float(step), 0.0)
     assert checkpoint.load_metrics(run) == ([100, 200, 250], [50.5, 150.5, 225.5])
+    with checkpoint.MetricsLog(run, resumed_from=200) as log:           # what came after step 200 is made again
+        for step in range(201, 301):
+            log.add(step, 1.0, 0.0)
+    assert checkpoint.load_metrics(run) == ([100, 200, 300], [50.5, 150.5, 1.0])
 
 
 def test_an_existing_directory_is_left_alone(tmp_path):

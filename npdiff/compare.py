@@ -1,0 +1,152 @@
+"""Two backends side by side: the same recipe, weights, data and noise; where their numbers part, how far they drift, how fast they are."""
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from npdiff.backend import load_backend
+from npdiff.gradcheck import tensor_error
+from npdiff.models import MODELS, model_name
+from npdiff.rng import generator
+from npdiff.samplers import sample
+from npdiff.training import batches, train
+
+BATCH = 256         # samples in a sampling step
+
+
+def load(spec, dtype):
+    """The backend that NAME or NAME:DEVICE describes."""
+    name, _, device = spec.partition(":")
+    return load_backend(name, device or "cpu", dtype)
+
+
+def new_denoiser(backend, recipe, seed):
+    """An untrained denoiser of the recipe: the same numbers on every backend."""
+    params = MODELS[model_name(recipe.model)].init(recipe.model, generator(seed, "init"))
+    return backend.make_denoiser(recipe.model, params, recipe.ema_decay)
+
+
+def ulps(a, b):
+    """The distance of two arrays of one float dtype, element by element, in units of the last place of the larger."""
+    return abs(a - b) / np.spacing(np.maximum(abs(a), abs(b)))
+
+
+def compare_operations(backends, recipe, seed):
+    """The forward of the first training step, layer by layer, for two backends.
+
+    -> a list of (the first's name of the layer, the second's, elements that differ, elements, largest difference in ULPs).
+    """
+    first, second = ([(name, backend.to_numpy(y)) for name, y in operations_of_first_step(backend, recipe, seed)] for backend in backends)
+    return [(name, other, int((a != b).sum()), a.size, float(ulps(a, b).max())) for (name, a), (other, b) in zip(first, second, strict=True)]
+
+
+def operations_of_first_step(backend, recipe, seed):
+    """Denoiser.operations on the batch of training step 1."""
+    _, x_t, t, _ = next(batches(recipe, backend, seed))
+    return new_denoiser(backend, recipe, seed).operations(x_t, t)
+
+
+def compare_gradients(backends, recipe, seed):
+    """The loss and every gradient of the first training step for two backends: -> {name: relative difference of the whole tensor}, in the order of computation."""
+    results = []
+    for backend in backends:
+        _, x_t, t, target = next(batches(recipe, backend, seed))
+        loss, grads = new_denoiser(backend, recipe, seed).loss_and_grads(x_t, t, target)
+        results.append({"loss": np.array(loss)} | {name: backend.to_numpy(g) for name, g in grads.items()})
+    first, second = results
+    return {name: tensor_error(second[name].astype(np.float64), first[name].astype(np.float64)) for name in first}
+
+
+def drift(backends, recipe, seed):
+    """Train one denoiser on each of two backends in step: yields (step, the two losses, relative distance of all parameters).
+
+    The distance is taken at 100 of the steps and at the last; it is nan at the others.
+    """
+    denoisers = [new_denoiser(backend, recipe, seed) for backend in backends]
+    every = max(1, recipe.steps // 100)
+    for (step, a), (_, b) in zip(*(train(denoiser, backend, recipe, seed) for denoiser, backend in zip(denoisers, backends)), strict=True):
+        distance = parameter_distance(*denoisers) if step % every == 0 or step == recipe.steps else np.nan
+        yield step, (a, b), distance
+
+
+def parameter_distance(first, second):
+    """The relative distance of two denoisers' parameters, taken together."""
+    vectors = [np.concatenate([array.ravel() for name, array in denoiser.export().items() if name.startswith("params/")], dtype=np.float64)
+               for denoiser in (first, second)]
+    return tensor_error(vectors[1], vectors[0])
+
+
+def training_step(backend, recipe, seed):
+    """-> a function that makes the next training step: draw, noise, forward, backward, Adam."""
+    steps = train(new_denoiser(backend, recipe, seed), backend, replace(recipe, steps=10**9), seed)
+    return lambda: next(steps)
+
+
+def sampling_step(backend, recipe, seed):
+    """-> a function that makes the next jump of the ancestral sampler for BATCH samples, from t = T again after t = 0."""
+    denoiser = new_denoiser(backend, recipe, seed)
+
+    def jumps():
+        while True:
+            yield from sample(denoiser, backend, recipe, BATCH, seed)
+
+    chain = jumps()
+    return lambda: next(chain)
+
+
+def floor_step(config, N, dtype):
+    """-> a function that makes a training step's matrix products (of each layer y, dW, dx) and exponentials, and nothing else, in NumPy; MLP only."""
+    rng = np.random.default_rng(0)
+    h = [rng.standard_normal((N, width)).astype(dtype) for width in config.widths]
+    W = [rng.standard_normal(shape).astype(dtype) for shape in zip(config.widths[:-1], config.widths[1:])]
+
+    def step():
+        for k, W_k in enumerate(W):
+            y = h[k] @ W_k
+            if k < len(W) - 1:
+                np.exp(y, out=y)
+        for k in reversed(range(len(W))):
+            h[k].T @ h[k + 1], h[k + 1] @ W[k].T
+
+    return step
+
+
+def time_in_turns(functions, rounds=15, seconds=0.1):
+    """Milliseconds per call of each function, the median over rounds in which all take turns, so that a slow moment of the machine falls on all."""
+    calls = []
+    for function in functions:
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds or count < 2:       # warms up, and finds how many calls fill a round
+            function()
+            count += 1
+        calls.append(count)
+    times = [[] for _ in functions]
+    for _ in range(rounds):
+        for function, count, mine in zip(functions, calls, times):
+            start = time.perf_counter()
+            for _ in range(count):
+                function()
+            mine.append((time.perf_counter() - start) / count * 1000)
+    return [float(np.median(mine)) for mine in times]
+
+
+def peak_memory(spec, dtype, recipe, seed):
+    """Bytes that a process of its own needs to import the backend, make 50 training steps and draw BATCH samples in 10."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(use_memory, spec, dtype, recipe, seed).result()
+
+
+def use_memory(spec, dtype, recipe, seed):
+    """What peak_memory runs in its process."""
+    with threadpool_limits(1, user_api="blas"):
+        backend = load(spec, dtype)
+        denoiser = new_denoiser(backend, recipe, seed)
+        for _ in train(denoiser, backend, replace(recipe, steps=50), seed):
+            pass
+        for _ in sample(denoiser, backend, recipe, BATCH, seed, steps=10):
+            pass
+        return backend.peak_memory()

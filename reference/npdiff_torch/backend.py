@@ -1,0 +1,128 @@
+"""The torch backend: the two Protocols of npdiff.backend."""
+
+import os
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from npdiff.backend import check_arrays, check_inputs, host_peak_memory
+from npdiff.diffusion import check_same_shape
+from npdiff.models import model_name
+from npdiff.optim import warmed_up
+from npdiff_torch.layout import channels_last, from_numpy_layout, named_parameters, to_numpy_layout
+from npdiff_torch.mlp import MLP
+
+MODULES = {"mlp": MLP}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class TorchBackend:
+    """torch on one device in one dtype. A reference is there to be compared with: TF32 is off and algorithms are deterministic, in the whole process."""
+
+    def __init__(self, device="cpu", dtype="float32"):
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype is {dtype!r}; the torch backend has {' and '.join(DTYPES)}")
+        try:
+            self.device = torch.device(device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device is {device!r}: {str(error).splitlines()[0]}") from None
+        self.dtype = DTYPES[dtype]
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")         # what cuBLAS needs to be deterministic
+        torch.use_deterministic_algorithms(True)
+
+    def asarray(self, x):
+        return torch.tensor(np.asarray(x), dtype=self.dtype, device=self.device)
+
+    def to_numpy(self, x):
+        return x.detach().cpu().numpy()
+
+    def about(self):
+        where = f"{torch.cuda.get_device_name(self.device)}, CUDA {torch.version.cuda}" if self.device.type == "cuda" else f"{self.device}"
+        return f"torch {torch.__version__}, {where}, {torch.get_num_threads()} thread(s)"
+
+    def peak_memory(self):
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else host_peak_memory()
+
+    def make_denoiser(self, config, params, ema_decay=0.0):
+        return TorchDenoiser(self, config, params, ema_decay)
+
+
+class TorchDenoiser:
+    """A torch module under the parameter names and layout of npdiff.models."""
+
+    def __init__(self, backend, config, params, ema_decay):
+        self.backend, self.config, self.ema_decay, self.step = backend, config, ema_decay, 0
+        self.module = MODULES[model_name(config)](config).to(backend.device, backend.dtype)
+        self.parameters = named_parameters(self.module)                     # canonical name -> torch parameter
+        check_arrays(params, {name: to_numpy_layout(name, p) for name, p in self.parameters.items()}, "the parameters")
+        for name, p in self.parameters.items():
+            p.data.copy_(from_numpy_layout(name, backend.asarray(params[name])))
+        self.optimiser = torch.optim.Adam(self.parameters.values())
+        self.average = AveragedModel(self.module, multi_avg_fn=self.average_parameters)
+        self.average.n_averaged.fill_(1)                                    # the untrained weights are the first entry of the average
+        self.average_of = named_parameters(self.average.module)
+
+    def average_parameters(self, average, current, step):
+        """One step of npdiff.optim.ema with its warm-up; step is 1 at the first update."""
+        get_ema_multi_avg_fn(warmed_up(self.ema_decay, int(step)))(average, current, step)
+
+    def timesteps(self, t, n):
+        """t, an int or integers (N,), as a tensor (N,) on the device."""
+        return torch.tensor(np.broadcast_to(t, (n,)).copy(), device=self.backend.device)
+
+    def predict(self, x, t):
+        check_inputs(self.config, x, t)
+        with torch.no_grad():
+            return self.module(x, self.timesteps(t, len(x)))
+
+    def loss_and_grads(self, x_t, t, target):
+        check_inputs(self.config, x_t, t)
+        check_same_shape(x_t=x_t, target=target)
+        loss = torch.nn.functional.mse_loss(self.module(x_t, self.timesteps(t, len(x_t))), target)
+        grads = torch.autograd.grad(loss, list(self.parameters.values()))
+        return loss.item(), {name: to_numpy_layout(name, g) for name, g in zip(self.parameters, grads)}
+
+    def update(self, grads, lr):
+        self.step += 1
+        for name, p in self.parameters.items():
+            p.grad = from_numpy_layout(name, grads[name])
+        self.optimiser.param_groups[0]["lr"] = lr
+        self.optimiser.step()
+        if self.ema_decay:
+            self.average.update_parameters(self.module)
+
+    def operations(self, x, t):
+        done = []
+        layers = [(name, layer) for name, layer in self.module.named_modules() if not list(layer.children())]
+        hooks = [layer.register_forward_hook(lambda layer, inputs, y, name=name: done.append((name, channels_last(y)))) for name, layer in layers]
+        self.predict(x, t)
+        for hook in hooks:
+            hook.remove()
+        return done
+
+    def groups(self):
+        """The tensors that make up the state: prefix -> canonical name -> tensor, torch's own, in torch's layout."""
+        moments = {key: {name: self.optimiser.state.get(p, {}).get(key, torch.zeros_like(p)) for name, p in self.parameters.items()}
+                   for key in ("exp_avg", "exp_avg_sq")}
+        groups = {"params": self.parameters, "adam_m": moments["exp_avg"], "adam_v": moments["exp_avg_sq"]}
+        return groups | {"ema": self.average_of} if self.ema_decay else groups
+
+    def export(self):
+        state = {f"{group}/{name}": np.array(self.backend.to_numpy(to_numpy_layout(name, tensor)), order="C")
+                 for group, tensors in self.groups().items() for name, tensor in tensors.items()}
+        return state | {"step": np.array(self.step)}
+
+    def load(self, state):
+        check_arrays(state, self.export(), "the state's arrays")
+        tensors = {name: from_numpy_layout(name, self.backend.asarray(array)) for name, array in state.items()}
+        self.step = int(state["step"])
+        for name, p in self.parameters.items():
+            p.data.copy_(tensors[f"params/{name}"])
+            self.optimiser.state[p] = {"step": torch.tensor(float(self.step)), "exp_avg": tensors[f"adam_m/{name}"].clone(),
+                                       "exp_avg_sq": tensors[f"adam_v/{name}"].clone()}
+            if self.ema_decay:
+                self.average_of[name].data.copy_(tensors[f"ema/{name}"])
+        self.average.n_averaged.fill_(self.step + 1)
