@@ -309,7 +309,8 @@ def group_norm_without(term):
     """The backward with one of its three terms forgotten."""
 
     def backward(dy, cache):
-        xhat, rstd, gamma, groups = cache
+        centred, rstd, gamma, groups = cache
+        xhat = centred * rstd
         _, dgamma, dbeta = nn.group_norm_backward(dy, cache)
         flat = dy.reshape(xhat.shape)
         mean = lambda sums: nn.norm.group_mean(sums, xhat.shape[1], groups)

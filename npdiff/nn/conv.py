@@ -47,7 +47,7 @@ def conv2d_backward(dy, cache):
     """
     x, W, stride = cache
     kh, kw, I, O = W.shape
-    db = dy.sum((1, 2)).sum(0)                                    # (O,)
+    db = np.einsum("nhwo->no", dy).sum(0)                         # (O,)
     if stride > 1:
         kept, dy = dy, np.zeros((*x.shape[:3], O), dy.dtype)      # (N, H, W, O)
         dy[:, ::stride, ::stride] = kept

@@ -17,14 +17,14 @@ def group_norm_forward(x, gamma, beta, groups):
     if C % groups:
         raise ValueError(f"groups is {groups}; it must divide the {C} channels")
     x = x.reshape(N, H * W, C)
-    mean = group_mean(x.sum(1), H * W, groups)                    # (N, 1, C), equal within a group
-    xhat = x - mean                                               # (N, HW, C)
-    var = group_mean((xhat * xhat).sum(1), H * W, groups)         # (N, 1, C)
+    mean = group_mean(np.einsum("npc->nc", x), H * W, groups)     # (N, 1, C), equal within a group
+    centred = x - mean                                            # (N, HW, C)
+    var = group_mean(np.einsum("npc,npc->nc", centred, centred), H * W, groups)             # (N, 1, C)
     rstd = (var + EPS) ** -0.5
-    xhat *= rstd
-    y = np.multiply(xhat, gamma, dtype=np.result_type(xhat, gamma, beta))
+    scale = rstd * gamma                                          # (N, 1, C)
+    y = np.multiply(centred, scale, dtype=np.result_type(centred, scale, beta))
     y += beta
-    return y.reshape(N, H, W, C), (xhat, rstd, gamma, groups)
+    return y.reshape(N, H, W, C), (centred, rstd, gamma, groups)
 
 
 def group_norm_backward(dy, cache):
@@ -42,20 +42,21 @@ def group_norm_backward(dy, cache):
     Chain rule, x[k] reaching every xhat[m] of its group:
         dx[k] = rstd (dxhat[k] - 1/M sum_m dxhat[m] - xhat[k] 1/M sum_m dxhat[m] xhat[m])
               = rstd (dxhat[k] - average - xhat[k] overlap)
-    Both sums run over positions first, where gamma is constant, so the sums that dbeta and dgamma need serve again.
+    Both sums run over positions first, where gamma is constant, so the sums that dbeta and dgamma need serve again. Kept from the forward is
+    centred = x - mean; as xhat = centred rstd, and rstd is constant within a group, rstd goes into the small factors.
     """
-    xhat, rstd, gamma, groups = cache
-    N, P, C = xhat.shape
+    centred, rstd, gamma, groups = cache
+    N, P, C = centred.shape
     shape, dy = dy.shape, dy.reshape(N, P, C)
-    sum_dy = dy.sum(1)                                            # (N, C)
-    sum_dy_xhat = (dy * xhat).sum(1)                              # (N, C)
+    sum_dy = np.einsum("npc->nc", dy)                             # (N, C)
+    sum_dy_xhat = np.einsum("npc,npc->nc", dy, centred) * rstd[:, 0]                        # (N, C)
     dbeta = sum_dy.sum(0)                                         # (C,)
     dgamma = sum_dy_xhat.sum(0)                                   # (C,)
     average = group_mean(gamma * sum_dy, P, groups)               # (N, 1, C)
     overlap = group_mean(gamma * sum_dy_xhat, P, groups)          # (N, 1, C)
     dx = dy * (rstd * gamma)                                      # (N, HW, C): rstd dxhat
     dx -= rstd * average
-    dx -= xhat * (rstd * overlap)
+    dx -= centred * (rstd ** 2 * overlap)                         # rstd xhat overlap
     return dx.reshape(shape), dgamma, dbeta
 
 
