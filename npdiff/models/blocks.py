@@ -76,8 +76,8 @@ def condition_backward(de, cache, grads):
 
 
 def init_block(params, name, inputs, outputs, config, rng):
-    """The parameters of a block of config.block's kind."""
-    residual = config.block == "residual"
+    """The parameters of a block of config.block_kind's kind."""
+    residual = config.block_kind == "residual"
     init_norm(params, f"{name}.norm1", inputs if residual else outputs)
     init_conv(params, f"{name}.conv1", 3, inputs, outputs, rng)
     init_linear(params, f"{name}.time", config.embedding_dim, outputs, rng)

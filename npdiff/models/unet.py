@@ -6,8 +6,8 @@
           middle (level L)
 
 Each stage is `blocks` blocks of npdiff.models.blocks, each told the time and the label, each followed by attention at the levels that have it.
-Two settings are of note. The lecture's: size 32, widths (64, 128, 256), block "plain", attention_levels 0. The full one: size 28, so that 28 -> 14 -> 7
-needs no padding, block "residual", attention at the lowest level.   Sources: Ronneberger et al. 2015; Ho et al. 2020, appendix B.
+Two settings are of note. The lecture's: size 32, widths (64, 128, 256), block_kind "plain", attention_levels 0. The full one, the default: size 28, which
+halves to 14 and 7 without padding, residual blocks, attention at the lowest level.   Sources: Ronneberger et al. 2015; Ho et al. 2020, appendix B.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Config:
     """Channels at each level, from the full resolution down."""
     blocks: int = 1
     """Blocks in each stage."""
-    block: str = "residual"
+    block_kind: str = "residual"
     """residual: norm, SiLU, conv, twice, added to a shortcut. plain: conv, norm, SiLU, twice."""
     groups: int = 8
     """Groups of each normalisation; it must divide every width."""
@@ -56,8 +56,8 @@ class Config:
             raise ValueError(f"time_dim is {self.time_dim}; it must be even: half sines, half cosines")
         if self.classes < 0:
             raise ValueError(f"classes is {self.classes}; it must be at least 0")
-        if self.block not in BLOCKS:
-            raise ValueError(f"block is {self.block!r}; it must be one of {', '.join(BLOCKS)}")
+        if self.block_kind not in BLOCKS:
+            raise ValueError(f"block_kind is {self.block_kind!r}; it must be one of {', '.join(BLOCKS)}")
         self.check_levels()
 
     def check_levels(self):
@@ -110,17 +110,17 @@ def init(config, rng):
             init_block(params, f"{name}.block{k}", inputs if k == 1 else outputs, outputs, config, rng)
             if config.attends(level):
                 init_attention(params, f"{name}.attention{k}", outputs, rng)
-    if config.block == "residual":
+    if config.block_kind == "residual":
         init_norm(params, "norm_out", config.widths[0])
     init_conv(params, "conv_out", 3, config.widths[0], config.channels, rng)
-    if config.block == "residual":
+    if config.block_kind == "residual":
         init_zero(params, "conv_out")
     return params
 
 
 def stage_forward(params, name, h, e, level, config):
     """All blocks of one stage.   h (N, H, W, I), e (N, E) -> h (N, H, W, O)"""
-    block_forward, _ = BLOCKS[config.block]
+    block_forward, _ = BLOCKS[config.block_kind]
     caches = []
     for k in range(1, config.blocks + 1):
         h, block_cache = block_forward(params, f"{name}.block{k}", h, e, config.groups)                   # (N, H, W, O)
@@ -134,7 +134,7 @@ def stage_forward(params, name, h, e, level, config):
 def stage_backward(dh, cache, grads, name):
     """dh (N, H, W, O) -> dh (N, H, W, I), de (N, E). Every block was told e, so its gradients add."""
     config, caches = cache
-    _, block_backward = BLOCKS[config.block]
+    _, block_backward = BLOCKS[config.block_kind]
     de = 0
     for k in range(config.blocks, 0, -1):
         block_cache, attention_cache = caches[k - 1]
@@ -198,7 +198,7 @@ def backward(dy, cache):
 def head_forward(params, h, config):
     """The last convolution, in a residual network after a norm and a SiLU of its own.   h (N, H, W, widths[0]) -> h (N, H, W, C)"""
     norm_cache, silu_cache = None, None
-    if config.block == "residual":
+    if config.block_kind == "residual":
         h, norm_cache = group_norm_forward(h, params["norm_out.gamma"], params["norm_out.beta"], config.groups)
         h, silu_cache = silu_forward(h)
     h, conv_cache = conv2d_forward(h, params["conv_out.W"], params["conv_out.b"])                         # (N, H, W, C)

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-BLOCK_BYTES = 2**20     # of one block of patches: half of a common second-level cache
+BLOCK_BYTES = 2**21     # of one block of patches: about a second-level cache; with smaller blocks, large kernels are read and summed too often
 
 
 def conv2d_forward(x, W, b, stride=1):
@@ -58,7 +58,7 @@ def conv2d_backward(dy, cache):
         np.matmul(rows, turned, out=dx[block].reshape(-1, I))     # into a view of dx
         dW += x[block].reshape(-1, I).T @ rows                    # (I, kh kw O)
     dW = dW.reshape(I, kh, kw, O).transpose(1, 2, 0, 3)[::-1, ::-1]    # (kh, kw, I, O), turned back
-    return dx, dW, db
+    return dx, np.ascontiguousarray(dW), db
 
 
 def patches(x, kh, kw, stride=1):
