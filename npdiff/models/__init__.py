@@ -1,8 +1,11 @@
-"""Networks: each module has a Config, init(config, rng) -> params, forward(params, x, t, config) -> y, cache and backward(dy, cache) -> dx, grads."""
+"""Networks: each module has a Config, init(config, rng) -> params, forward(params, x, t, config) -> y, cache and backward(dy, cache) -> dx, grads.
 
-from npdiff.models import mlp
+Image networks take labels as a last, optional argument of forward. Their blocks are in blocks.py.
+"""
 
-MODELS = {"mlp": mlp}
+from npdiff.models import convnet, mlp, unet
+
+MODELS = {"mlp": mlp, "convnet": convnet, "unet": unet}
 
 
 def model_name(config):

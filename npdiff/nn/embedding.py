@@ -1,7 +1,9 @@
-"""Embeddings: a few numbers become the sines and cosines of many multiples of themselves.   N batch, D coordinates, F frequencies
+"""Embeddings: a few numbers become the sines and cosines of many multiples of themselves, a label becomes a vector.
+
+N batch, D coordinates (of a point, of a label's vector), F frequencies, K labels
 
 A network fed a coordinate as one number sees 500 and 501 as almost the same input. Fed sines of rising frequency, it can tell
-neighbours apart and still see what is far.
+neighbours apart and still see what is far. Labels have no order at all: each is given a vector of its own, trained like any weight.
 """
 
 from functools import cache
@@ -52,3 +54,27 @@ def frequencies(dim, max_period):
     """w[k] = max_period^(-k / (dim/2)), float64 (1, dim/2)."""
     k = np.arange(dim // 2)
     return max_period ** (-k / (dim // 2))[None, :]
+
+
+def embedding_lookup_forward(labels, table):
+    """y[n] = table[labels[n]].   labels (N,) integers in 0..K-1, table (K, D) -> y (N, D). Raises ValueError for another label."""
+    labels, K = np.asarray(labels), len(table)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels have dtype {labels.dtype}; they must be integers in 0..{K - 1}")
+    outside = (labels < 0) | (labels >= K)
+    if outside.any():
+        raise ValueError(f"a label is {labels[outside][0]}; it must lie in 0..{K - 1}")
+    y = table[labels]                                             # (N, D)
+    return y, (labels, K)
+
+
+def embedding_lookup_backward(dy, cache):
+    """dy (N, D) -> dtable (K, D); the labels are data and get no gradient.
+
+    Write the choice as a product      y[n,d] = sum_k chosen[n,k] table[k,d],   chosen[n,k] = 1 where k = labels[n], else 0
+    As in the linear layer             dtable[k,d] = sum_n chosen[n,k] dy[n,d]       a label that occurs twice gathers both gradients
+    """
+    labels, K = cache
+    chosen = (labels[:, None] == np.arange(K)).astype(dy.dtype)   # (N, K)
+    dtable = chosen.T @ dy                                        # (K, D)
+    return dtable

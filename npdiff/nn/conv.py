@@ -1,0 +1,94 @@
+"""Convolution: the same small linear layer at every position of an image.   N batch, H x W positions, I inputs, O outputs, kh x kw taps, stride s
+
+It is computed as the linear layer that it is: copy the patch that each output position sees into one row of a matrix, and multiply by the kernel
+written as a matrix. Rows are built and used in blocks that fit in the processor's cache, so the copies never travel to memory.
+"""
+
+import math
+
+import numpy as np
+
+BLOCK_BYTES = 2**21     # of one block of patches: about a second-level cache; with smaller blocks, large kernels are read and summed too often
+
+
+def conv2d_forward(x, W, b, stride=1):
+    """y = the kernel's weighted sum around every s-th position of x, zeros beyond the edge; kh and kw are odd ("same" padding).
+
+        y[n,h,w,o] = sum_ijc x[n, sh + i - p, sw + j - q, c] W[i,j,c,o] + b[o]        p = (kh-1)/2, q = (kw-1)/2
+
+    x (N, H, W, I), W (kh, kw, I, O), b (O,) -> y (N, ceil(H/s), ceil(W/s), O). Raises ValueError for an even kernel or for channels that do not match.
+    """
+    kh, kw, I, O = W.shape
+    check_kernel(x, W)
+    N, H, width, _ = x.shape
+    y = np.empty((N, -(-H // stride), -(-width // stride), O), np.result_type(x, W, b))
+    for block, rows in patches(x, kh, kw, stride):
+        out = y[block].reshape(-1, O)                             # (M, O), a view into y
+        np.matmul(rows, W.reshape(kh * kw * I, O), out=out)
+        out += b
+    return y, (x, W, stride)
+
+
+def conv2d_backward(dy, cache):
+    """dy (N, ceil(H/s), ceil(W/s), O) -> dx (N, H, W, I), dW (kh, kw, I, O), db (O,)
+
+    Stride   Stride s keeps every s-th position of the convolution of stride 1. What is not kept has no effect on L, so its gradient is zero:
+        write dy at the kept positions of zeros (N, H, W, O), and stride 1 is all that remains to derive.
+    One output   y[n,h,w,o] = sum_ijc x[n, h+i-p, w+j-q, c] W[i,j,c,o] + b[o]
+    reaches the input at (h', w') = (h+i-p, w+j-q), so that input reaches the outputs at (h, w) = (h'+p-i, w'+q-j). Sum over them:
+        dx[n,h',w',c] = sum_ijo dy[n, h'+p-i, w'+q-j, o] W[i,j,c,o]
+    Count the taps from the other end, a = kh-1-i and e = kw-1-j. As kh = 2p+1, p-i = a-p, and likewise q-j = e-q:
+        dx[n,h',w',c] = sum_aeo dy[n, h'+a-p, w'+e-q, o] turned[a,e,o,c],     turned[a,e,o,c] = W[kh-1-a,kw-1-e,c,o]
+    This is the forward again: the convolution of dy with the kernel turned by 180 degrees, inputs and outputs exchanged. So with the patches of dy,
+        rows[(n,h',w'), (a,e,o)] = dy[n, h'+a-p, w'+e-q, o]       dx = rows turned
+    W[i,j,c,o] meets every input once, at the output that the same row holds:
+        dW[i,j,c,o] = sum_nh'w' x[n,h',w',c] dy[n, h'+p-i, w'+q-j, o] = sum_nh'w' x[n,h',w',c] rows[(n,h',w'), (a,e,o)]     dW turned = x^T rows
+    b[o] is in every output      db[o] = sum_nhw dy[n,h,w,o]
+    """
+    x, W, stride = cache
+    kh, kw, I, O = W.shape
+    db = np.einsum("nhwo->no", dy).sum(0)                         # (O,)
+    if stride > 1:
+        kept, dy = dy, np.zeros((*x.shape[:3], O), dy.dtype)      # (N, H, W, O)
+        dy[:, ::stride, ::stride] = kept
+    turned = W[::-1, ::-1].transpose(0, 1, 3, 2).reshape(kh * kw * O, I)
+    dx = np.empty(x.shape, dy.dtype)
+    dW = np.zeros((I, kh * kw * O), dy.dtype)
+    for block, rows in patches(dy, kh, kw):
+        np.matmul(rows, turned, out=dx[block].reshape(-1, I))     # into a view of dx
+        dW += x[block].reshape(-1, I).T @ rows                    # (I, kh kw O)
+    dW = dW.reshape(I, kh, kw, O).transpose(1, 2, 0, 3)[::-1, ::-1]    # (kh, kw, I, O), turned back
+    return dx, np.ascontiguousarray(dW), db
+
+
+def patches(x, kh, kw, stride=1):
+    """The patches that a kernel sees, block by block: yields (block, rows), rows (M, kh kw C) the patches of the M output positions y[block].
+
+    x (N, H, W, C). A block is a tuple of two slices, of images and of rows of y: whole images while they are small, else part of one image.
+    """
+    N, H, W, C = x.shape
+    p, q = kh // 2, kw // 2
+    padded = x
+    if p or q:
+        padded = np.zeros((N, H + 2 * p, W + 2 * q, C), x.dtype)
+        padded[:, p:p + H, q:q + W] = x
+    by_n, by_h, by_w, by_c = padded.strides
+    height, width = -(-H // stride), -(-W // stride)              # of y
+    windows = np.lib.stride_tricks.as_strided(                    # windows[n,h,w,i,j] = padded[n, sh+i, sw+j], a view
+        padded, (N, height, width, kh, kw, C), (by_n, by_h * stride, by_w * stride, by_h, by_w, by_c), writeable=False)
+    lines = max(1, BLOCK_BYTES // (width * kh * kw * C * x.itemsize))       # of y, in one block
+    images = max(1, lines // height)
+    lines = math.ceil(height / math.ceil(height / lines))         # blocks of equal height
+    for n in range(0, N, images):
+        for h in range(0, height, lines):
+            block = slice(n, n + images), slice(h, h + lines)
+            yield block, windows[block].reshape(-1, kh * kw * C)  # (M, kh kw C), a copy for all but 1 x 1 kernels
+
+
+def check_kernel(x, W):
+    """Raise ValueError unless W is an odd-sized kernel for the channels of x."""
+    kh, kw, I, _ = W.shape
+    if kh % 2 == 0 or kw % 2 == 0:
+        raise ValueError(f"the kernel is {kh} x {kw}; both sides must be odd")
+    if x.shape[-1] != I:
+        raise ValueError(f"x has {x.shape[-1]} channels; the kernel takes {I}")

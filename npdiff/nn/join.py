@@ -1,0 +1,36 @@
+"""Where two streams meet.   N batch, H x W positions, C channels (A and B of two images)"""
+
+import numpy as np
+
+
+def add_channels_forward(x, e):
+    """y[n,h,w,c] = x[n,h,w,c] + e[n,c]: one number for each channel, at every position.   x (N, H, W, C), e (N, C) -> y (N, H, W, C)"""
+    y = x + e[:, None, None, :]
+    return y, None
+
+
+def add_channels_backward(dy, cache):
+    """dy (N, H, W, C) -> dx (N, H, W, C), de (N, C)
+
+    x[n,h,w,c] occurs in one output               dx[n,h,w,c] = dy[n,h,w,c]
+    e[n,c] occurs in the outputs at every h, w    de[n,c] = sum_hw dy[n,h,w,c]
+    """
+    dx = dy
+    de = np.einsum("nhwc->nc", dy)                                # (N, C)
+    return dx, de
+
+
+def concat_forward(x, skip):
+    """y = the channels of x, then those of skip.   x (N, H, W, A), skip (N, H, W, B) -> y (N, H, W, A + B)"""
+    y = np.concatenate([x, skip], axis=3)                         # (N, H, W, A + B)
+    return y, x.shape[3]
+
+
+def concat_backward(dy, cache):
+    """dy (N, H, W, A + B) -> dx (N, H, W, A), dskip (N, H, W, B)
+
+    Every entry of x and skip is one entry of y     dx = the first A channels of dy,  dskip = the rest
+    """
+    A = cache
+    dx, dskip = dy[..., :A], dy[..., A:]
+    return dx, dskip
