@@ -5,15 +5,17 @@ samplers, training) is written once and only calls what stands here. A third lib
 an afternoon's work, and an entry point in the group `npdiff.backends` to be found by name; tests/toy_backend.py is one of 60 lines.
 """
 
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
 from unittest import mock
 
 import numpy as np
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from npdiff.diffusion import check_same_shape
 from npdiff.models import MODELS, model_name
@@ -22,22 +24,27 @@ from npdiff.optim import adam, ema, warmed_up
 from npdiff.rng import generator
 
 
+SHARD = 8       # images that one thread works on at a time: small enough for its cache, and the same for any number of cores
+THREADS = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+BLAS = ThreadpoolController()
+
+
 class Denoiser(Protocol):
     """A network that predicts from (x_t, t), with its gradients and its optimiser. "array" means the backend's own kind."""
 
     step: int
     """Updates made so far."""
 
-    def predict(self, x, t):
-        """array (N, ...), t an int or NumPy integers (N,) -> array (N, ...), the network's output."""
+    def predict(self, x, t, labels=None):
+        """array (N, ...), t an int or NumPy integers (N,), labels NumPy integers (N,) or None for no label -> array (N, ...), the network's output."""
 
-    def loss_and_grads(self, x_t, t, target):
-        """arrays (N, ...), t NumPy integers (N,) -> the mean squared error (a float) and its gradient, a dict of arrays with the parameters' names."""
+    def loss_and_grads(self, x_t, t, target, labels=None):
+        """arrays (N, ...), t NumPy integers (N,), labels as in predict -> the mean squared error (a float) and its gradient, a dict of arrays with the parameters' names."""
 
     def update(self, grads, lr):
         """One step of Adam with the gradients of loss_and_grads, then one of the exponential moving average where the denoiser keeps one."""
 
-    def operations(self, x, t):
+    def operations(self, x, t, labels=None):
         """Like predict, but returns every layer's output in the order of computation: a list of (name, array), images channels-last."""
 
     def export(self):
@@ -117,20 +124,46 @@ class NumpyDenoiser:
             start += size
         return views
 
-    def predict(self, x, t):
+    def predict(self, x, t, labels=None):
         check_inputs(self.config, x, t)
-        y, _ = self.model.forward(self.params, x, np.full(len(x), t), self.config)
-        return y
+        t = np.full(len(x), t)
+        return np.concatenate(self.in_shards(lambda rows: self.forward(x, t, labels, rows)[0], len(x)))
 
-    def loss_and_grads(self, x_t, t, target):
+    def loss_and_grads(self, x_t, t, target, labels=None):
+        """The loss is a mean, so that of a batch is the weighted mean of its shards', and so is its gradient."""
         check_inputs(self.config, x_t, t)
         check_same_shape(x_t=x_t, target=target)
-        with np.errstate(all="ignore"):             # a loss that is not finite is reported once, by whoever trains
-            y, cache = self.model.forward(self.params, x_t, t, self.config)
-            loss, loss_cache = mse_forward(y, target)
-            dy = mse_backward(loss_cache)
-            _, grads = self.model.backward(dy, cache)
-        return float(loss), grads
+
+        def shard_loss_and_grads(rows):
+            with np.errstate(all="ignore"):             # a loss that is not finite is reported once, by whoever trains
+                weight = len(x_t[rows]) / len(x_t)
+                y, cache = self.forward(x_t, t, labels, rows)
+                loss, loss_cache = mse_forward(y, target[rows])
+                dy = weight * mse_backward(loss_cache)
+                _, grads = self.model.backward(dy, cache)
+            return weight * float(loss), grads
+
+        (loss, grads), *others = self.in_shards(shard_loss_and_grads, len(x_t))
+        for other_loss, other_grads in others:          # always in this order, so that the sum does not depend on timing
+            loss += other_loss
+            for name, g in other_grads.items():
+                grads[name] += g
+        return loss, grads
+
+    def forward(self, x, t, labels, rows):
+        """The model's forward of some rows of a batch."""
+        arguments = [self.params, x[rows], t[rows], self.config]
+        return self.model.forward(*arguments) if labels is None else self.model.forward(*arguments, labels[rows])
+
+    def in_shards(self, function, N):
+        """[function(rows) for the slices that make up N rows]: points all at once, images SHARD at a time, over all cores.
+
+        NumPy lets go of Python's lock inside its loops and products, so threads really run side by side, each with its own shard in its core's cache.
+        """
+        if len(self.config.data_shape) == 1:
+            return [function(slice(0, N))]
+        with BLAS.limit(limits=1, user_api="blas"):     # one thread a product: the shards already keep every core busy
+            return list(THREADS.map(function, [slice(i, i + SHARD) for i in range(0, N, SHARD)]))
 
     def update(self, grads, lr):
         self.step += 1
@@ -139,8 +172,8 @@ class NumpyDenoiser:
         if self.ema_decay:
             ema(self.average, self.theta, warmed_up(self.ema_decay, self.step))
 
-    def operations(self, x, t):
-        """Runs predict with the model's layers replaced by ones that also note what they return."""
+    def operations(self, x, t, labels=None):
+        """Runs a forward with the model's layers replaced by ones that also note what they return."""
         done = []
 
         def noting(name, layer):
@@ -152,7 +185,7 @@ class NumpyDenoiser:
 
         layers = {name: value for name, value in vars(self.model).items() if getattr(value, "__module__", "").startswith("npdiff.nn.")}
         with mock.patch.multiple(self.model, **{name: noting(name, layer) for name, layer in layers.items()}):
-            self.predict(x, t)
+            self.forward(x, np.full(len(x), t), labels, slice(None))
         return done
 
     def groups(self):

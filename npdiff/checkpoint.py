@@ -1,7 +1,7 @@
 """Run directories: what a training run keeps on disk, each file written whole or not at all.
 
     config.json      the recipe, the seed and what computed it
-    metrics.csv      a row per 100 steps: the last step, the mean loss of the rows' steps, seconds since the start
+    metrics.csv      a row per recipe.log_every steps: the last step, the mean loss of the row's steps, seconds since the start
     checkpoints/     step-NNNNNNNN.safetensors, the denoiser's whole state; the newest stays
 """
 
@@ -92,11 +92,9 @@ def sampling_weights(state):
 
 
 class MetricsLog:
-    """Appends a row to metrics.csv for every 100 steps and for the last, whatever it covers. Rows after the step that training resumes from are dropped."""
+    """Appends a row to metrics.csv for every so many steps and for the last, whatever it covers. Rows after the step that training resumes from are dropped."""
 
-    EVERY = 100
-
-    def __init__(self, run, resumed_from=0):
+    def __init__(self, run, every, resumed_from=0):
         path = Path(run) / "metrics.csv"
         rows = ["step,loss,seconds"]
         if resumed_from:
@@ -105,13 +103,13 @@ class MetricsLog:
         write_atomically(path, "\n".join(rows + [""]).encode())
         self.file = open(path, "a", newline="")
         self.writer = csv.writer(self.file, lineterminator="\n")
-        self.losses = []
+        self.losses, self.every = [], every
 
     def add(self, step, loss, seconds):
         """Take in one step's loss."""
         self.step, self.seconds = step, seconds
         self.losses.append(loss)
-        if step % self.EVERY == 0:
+        if step % self.every == 0:
             self.flush()
 
     def flush(self):

@@ -2,9 +2,7 @@
 
 import contextlib
 import io
-import signal
 import sys
-import time
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -13,19 +11,18 @@ from typing import Annotated
 import numpy as np
 import tyro
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from npdiff import checkpoint, gradcheck, metrics
 from npdiff.backend import load_backend
-from npdiff.data import DATA
+from npdiff.data import fashion_mnist, load_data
 from npdiff.models import MODELS, model_name
-from npdiff.recipes import RECIPES, get_recipe
+from npdiff.recipes import EPOCH, RECIPES, get_recipe
+from npdiff.progress import progress
 from npdiff.rng import generator
+from npdiff.runs import draw_pictures, fresh_data, labels_in_turn, train_and_log, trained_denoiser
 from npdiff.samplers import sample
 from npdiff.schedule import make_schedule
-from npdiff.training import train
 
-CHECKPOINT_EVERY = 1000     # steps
 SIGNAL_LEFT = 1e-3          # a terminal alpha_bar above this shifts samples by more than 3% of the data's mean
 
 
@@ -46,6 +43,8 @@ class Train:
     quiet: bool = False
     """Plain lines instead of a progress bar."""
 
+    data: Path | None = None
+    """Directory of the data's files; NPDIFF_DATA, the cache or a download unless given."""
     resume: bool = False
     """Go on from the newest checkpoint of --out (runs/RECIPE unless given), on any backend."""
 
@@ -60,6 +59,7 @@ class Train:
         if self.steps is not None:
             recipe = replace(recipe, steps=self.steps)
         backend = load_backend(self.backend, self.device)
+        load_data(recipe.data, self.data)
         params = MODELS[model_name(recipe.model)].init(recipe.model, generator(seed, "init"))
         denoiser = backend.make_denoiser(recipe.model, params, recipe.ema_decay)
         if self.resume:
@@ -73,8 +73,8 @@ class Train:
         print(f"{recipe.name}: {sum(array.size for array in params.values()):,} parameters, "
               f"steps {denoiser.step + 1:,} to {recipe.steps:,} of {recipe.batch_size} samples, seed {seed}")
         warn_of_signal(recipe)
-        train_and_log(denoiser, backend, recipe, seed, out, self.quiet)
-        draw_pictures(out, recipe, seed, backend, self.quiet)
+        train_and_log(denoiser, backend, recipe, seed, out, self.data, self.quiet)
+        draw_pictures(out, recipe, seed, backend, self.data, self.quiet)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,10 @@ class Sample:
     """Variance of the ancestral sampler, beta or posterior; the recipe's unless given."""
     steps: int | None = None
     """Denoising steps, 1..T; every timestep unless given."""
-    n: int = 512
-    """Number of samples."""
+    n: int | None = None
+    """Number of samples; 512 points or 64 images unless given."""
+    label: int | None = None
+    """The class to draw, for a conditional recipe; all in turn unless given."""
     seed: int = 0
     """Seed of the noise."""
     out: Path | None = None
@@ -112,25 +114,39 @@ class Sample:
             if path.exists():
                 raise FileExistsError(f"{path} exists; give another --out, or remove it")
         out.parent.mkdir(parents=True, exist_ok=True)
-        chain = sample(denoiser, backend, recipe, self.n, self.seed, sampler=self.sampler, variance=self.variance, steps=self.steps)
+        points = len(recipe.model.data_shape) == 1
+        n = self.n if self.n is not None else 512 if points else 64
+        labels = self.labels(recipe, n)
+        chain = sample(denoiser, backend, recipe, n, self.seed, sampler=self.sampler, variance=self.variance, steps=self.steps, labels=labels)
         for _, x in progress(chain, (self.steps or recipe.num_train_timesteps) + 1, "sampling", self.quiet):
             pass
         x = backend.to_numpy(x)
         buffer = io.BytesIO()
-        np.savez(buffer, samples=x)
+        np.savez(buffer, samples=x, **({} if labels is None else {"labels": labels}))
         checkpoint.write_atomically(out, buffer.getvalue())
         from npdiff import figures
-        figures.save(figures.samples_over_data(x, data_to_compare(recipe, self.seed), f"{recipe.name}: {self.n} samples"), picture)
+        title = f"{recipe.name}: {n} samples"
+        figures.save(figures.samples_over_data(x, fresh_data(recipe, self.seed, 2000), title) if points else figures.image_grid(x, 8, title), picture)
         print(out)
         print(picture)
+
+    def labels(self, recipe, n):
+        """What to ask the network for: (n,) integers, or None."""
+        if self.label is None:
+            return labels_in_turn(recipe, max(n, 0))
+        if not recipe.conditional:
+            raise ValueError(f"label is {self.label}; {recipe.name} takes no labels")
+        if not 0 <= self.label < recipe.model.classes:
+            raise ValueError(f"label is {self.label}; it must lie in 0..{recipe.model.classes - 1}")
+        return np.full(n, self.label)
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained run's samples against fresh data: five draws of n samples each."""
+    """Measure a trained run's samples: points against fresh data in five draws of n, images by a classifier."""
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="Run directory that `npdiff train` made.")]
-    n: int = 5000
-    """Samples in each of the five draws."""
+    n: int | None = None
+    """Samples in each draw; 5000 points or 200 images unless given."""
     seed: int = 0
     """Seed of the noise and of the data."""
     variance: str | None = None
@@ -141,6 +157,8 @@ class Evaluate:
     """Library that computes."""
     device: str = "cpu"
     """Device of the backend."""
+    data: Path | None = None
+    """Directory of the data's files; NPDIFF_DATA, the cache or a download unless given."""
     quiet: bool = False
     """Plain lines instead of a progress bar."""
 
@@ -149,23 +167,39 @@ class Evaluate:
         steps, losses = checkpoint.load_metrics(self.run_dir)
         backend = load_backend(self.backend, self.device)
         denoiser = trained_denoiser(self.run_dir, recipe, backend)
-        chains = [sample(denoiser, backend, recipe, self.n, self.seed, draw, variance=self.variance, steps=self.steps) for draw in range(5)]
+        points = len(recipe.model.data_shape) == 1
+        n, draws = (self.n if self.n is not None else 5000 if points else 200), 5 if points else 1
+        labels = labels_in_turn(recipe, max(n, 0))
+        chains = [sample(denoiser, backend, recipe, n, self.seed, draw, variance=self.variance, steps=self.steps, labels=labels) for draw in range(draws)]
         stops = (self.steps or recipe.num_train_timesteps) + 1
         walk = ((t, x) for chain in chains for t, x in chain)
-        draws = [backend.to_numpy(x).astype(np.float64) for t, x in progress(walk, 5 * stops, "sampling", self.quiet) if t == 0]
-        data = [DATA[recipe.data](self.n, generator(self.seed, "data", k)) for k in range(10)]
-        report = metrics.moons_report(draws, data[:5], data[5:])
-        (x, y), (data_x, data_y) = report["mean"], report["mean_data"]
-        energy, energy_data = report["energy_distance"], report["energy_distance_data"]
-        last = [loss for step, loss in zip(steps, losses) if step > steps[-1] - 500] if steps else []
-        print(f"{recipe.name}, {self.run_dir}: 5 x {self.n} samples, seed {self.seed}")
-        print(f"  {'':34}{'samples':>18}{'data':>18}")
-        print(f"  {f'farther than {metrics.OFF_ARCS} from the arcs':34}{report['off_arcs']:18.2%}{metrics.off_arcs(np.concatenate(data)):18.2%}")
-        print(f"  {'energy distance to fresh data':34}{energy:18.2e}{energy_data:18.2e}   ratio {energy / energy_data:.2f}")
-        print(f"  {'mean':34}{f'({x:.3f}, {y:.3f})':>18}{f'({data_x:.3f}, {data_y:.3f})':>18}")
-        if last:
-            print(f"  {'training loss, last 500 steps':34}{np.mean(last):18.4f}")
+        samples = [backend.to_numpy(x).astype(np.float64) for t, x in progress(walk, draws * stops, "sampling", self.quiet) if t == 0]
+        print(f"{recipe.name}, {self.run_dir}: {draws} x {n} samples, seed {self.seed}")
+        if points:
+            print_moons(metrics.moons_report(samples, *([fresh_data(recipe, self.seed, n, k + shift) for k in range(5)] for shift in (0, 5))))
+        print_losses(recipe, steps, losses, metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data))
         warn_of_signal(recipe)
+
+
+def print_moons(report):
+    """The table of npdiff.metrics.moons_report."""
+    (x, y), (data_x, data_y) = report["mean"], report["mean_data"]
+    energy, energy_data = report["energy_distance"], report["energy_distance_data"]
+    print(f"  {'':34}{'samples':>18}{'data':>18}")
+    print(f"  {f'farther than {metrics.OFF_ARCS} from the arcs':34}{report['off_arcs']:18.2%}{report['off_arcs_data']:18.2%}")
+    print(f"  {'energy distance to fresh data':34}{energy:18.2e}{energy_data:18.2e}   ratio {energy / energy_data:.2f}")
+    print(f"  {'mean':34}{f'({x:.3f}, {y:.3f})':>18}{f'({data_x:.3f}, {data_y:.3f})':>18}")
+
+
+def print_losses(recipe, steps, losses, buckets):
+    """The loss at the end of training, of each epoch where a row is one, and by timestep."""
+    if recipe.log_every == EPOCH:
+        print(f"  training loss, mean of each epoch: {' '.join(f'{loss:.3f}' for loss in losses)}")
+    elif steps:
+        last = [loss for step, loss in zip(steps, losses) if step > steps[-1] - 500]
+        print(f"  {'training loss, last 500 steps':34}{np.mean(last):18.4f}")
+    edges, by_t = buckets
+    print(f"  loss by timestep (0, {edges[1]}] .. ({edges[-2]}, {edges[-1]}]: {' '.join(f'{loss:.3f}' for loss in by_t)}")
 
 
 @dataclass(frozen=True)
@@ -181,15 +215,16 @@ class Gradcheck:
         module, rng = MODELS[self.model], generator(self.seed, "gradcheck")
         config = module.SMALL
         params = module.init(config, rng)
-        x, t = rng.standard_normal((4, *config.data_shape)), rng.integers(1, 1001, 4)
+        x, t = rng.standard_normal((2, *config.data_shape)), rng.integers(1, 1001, 2)
+        params = {name: array + 0.1 * rng.standard_normal(array.shape) for name, array in params.items()}      # also what starts at zero
         print(config)
         print("relative error of each gradient against derivatives of the forward (float64; norm of the difference / norm)")
-        print(f"  {'':14}{'shape':>10}{'complex step':>16}{'largest element':>18}{'finite difference':>20}")
+        print(f"  {'':30}{'shape':>14}{'complex step':>16}{'largest element':>18}{'finite difference':>20}")
         exact = gradcheck.check_model(module, config, params, x, t, generator(self.seed, "gradcheck", 1))
         finite = gradcheck.check_model(module, config, params, x, t, generator(self.seed, "gradcheck", 1), gradcheck.central_difference)
         for name, (tensor, element) in exact.items():
             shape = " x ".join(map(str, (x if name == "x" else params[name]).shape))
-            print(f"  {name:14}{shape:>10}{tensor:16.1e}{element:18.1e}{finite[name][0]:20.1e}")
+            print(f"  {name:30}{shape:>14}{tensor:16.1e}{element:18.1e}{finite[name][0]:20.1e}")
         if any(tensor > 1e-13 or element > 1e-10 for tensor, element in exact.values()):
             raise ValueError(f"a gradient of {self.model} is wrong: an error above 1e-13 (tensor) or 1e-10 (element)")
         print("every gradient is right: errors at most 1e-13 (tensor), 1e-10 (element)")
@@ -237,7 +272,26 @@ class Compare:
         print_speed(specs, backends, recipe, self.dtype, self.seed)
 
 
-COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck, "compare": Compare}
+@dataclass(frozen=True)
+class Data:
+    """Fetch a data set into the cache, or check the files of a directory."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME", help="fashion-mnist.")]
+    data: Path | None = None
+    """Directory with the files to check; NPDIFF_DATA, the cache or a download unless given."""
+    quiet: bool = False
+    """No progress bar."""
+
+    def run(self):
+        if self.name != "fashion-mnist":
+            raise ValueError(f"data set is {self.name!r}; it must be fashion-mnist")
+        where, source = fashion_mnist.place(self.data)
+        print(f"{where} ({source})")
+        for split in fashion_mnist.SPLITS:
+            images, _ = fashion_mnist.load_bytes(split, self.data, verify=True, quiet=self.quiet)
+            print(f"{split}: {len(images):,} images of {images.shape[1]} x {images.shape[2]}, content verified")
+
+
+COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck, "compare": Compare, "data": Data}
 
 
 def print_first_step(names, operations, gradients):
@@ -257,75 +311,14 @@ def print_speed(specs, backends, recipe, dtype, seed):
     """The table of speed and memory, all timed in turns."""
     from npdiff import compare
     training = compare.time_in_turns([*(compare.training_step(backend, recipe, seed) for backend in backends),
-                                      compare.floor_step(recipe.model, recipe.batch_size, dtype)])
+                                      compare.floor_step(recipe, seed, dtype)])
     sampling = compare.time_in_turns([compare.sampling_step(backend, recipe, seed) for backend in backends])
     memory = [compare.peak_memory(spec, dtype, recipe, seed) for spec in specs]
-    print(f"{'':12}{'training step':>15}{'over the floor':>16}{'steps/s':>10}{'samples/s':>11}{'peak memory':>13}")
+    print(f"{'':12}{'training step':>15}{'over the floor':>16}{'steps/s':>10}{'sampling step':>15}{'samples/s':>11}{'peak memory':>13}")
     for spec, train_ms, sample_ms, peak in zip(specs, training, sampling, memory):
-        samples = compare.BATCH / (sample_ms / 1000 * recipe.num_train_timesteps)
-        print(f"{spec:12}{train_ms:12.3f} ms{train_ms / training[-1]:15.2f}x{1000 / train_ms:10,.0f}{samples:11,.0f}{peak / 2**20:10,.0f} MB")
+        samples = recipe.batch_size / (sample_ms / 1000 * recipe.num_train_timesteps)
+        print(f"{spec:12}{train_ms:12.3f} ms{train_ms / training[-1]:15.2f}x{1000 / train_ms:10,.{0 if train_ms < 100 else 2}f}{sample_ms:12.3f} ms{samples:11,.{0 if samples >= 10 else 2}f}{peak / 2**20:10,.0f} MB")
     print(f"{'the floor':12}{training[-1]:12.3f} ms: the step's matrix products and exponentials alone, in NumPy")
-
-
-def train_and_log(denoiser, backend, recipe, seed, run, quiet):
-    """Train from the denoiser's step on, keeping metrics.csv and checkpoints.
-
-    Ctrl-C lets the step finish, saves a checkpoint and raises KeyboardInterrupt. A loss that is not finite raises FloatingPointError, naming the
-    checkpoint kept.
-    """
-    first, start = denoiser.step, time.perf_counter()
-    saved = checkpoint.save_checkpoint(run, denoiser.export())
-    try:
-        with checkpoint.MetricsLog(run, resumed_from=first) as log, held_back_interrupt() as interrupted:
-            steps = train(denoiser, backend, recipe, seed, first + 1)
-            for step, loss in progress(steps, recipe.steps - first, "training", quiet):
-                log.add(step, loss, time.perf_counter() - start)
-                if step % CHECKPOINT_EVERY == 0 or step == recipe.steps or interrupted:
-                    saved = checkpoint.save_checkpoint(run, denoiser.export())
-                if interrupted:
-                    raise KeyboardInterrupt(f"interrupted at step {step:,}; to go on: npdiff train {recipe.name} --resume --out {run}")
-    except (FloatingPointError, ValueError) as error:
-        raise type(error)(f"{error}; the last good checkpoint is {saved}") from error
-    print(f"trained in {time.perf_counter() - start:.1f} s: {saved}")
-
-
-@contextlib.contextmanager
-def held_back_interrupt():
-    """Within, Ctrl-C only puts an entry into the list that this yields, for a loop to see when its state is whole."""
-    seen = []
-    previous = signal.signal(signal.SIGINT, lambda *_: seen.append(True))
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def draw_pictures(run, recipe, seed, backend, quiet):
-    """Sample the trained run and write its pictures, announcing each by path."""
-    from npdiff import figures
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
-    steps, losses = checkpoint.load_metrics(run)
-    data = data_to_compare(recipe, seed)
-    denoiser = trained_denoiser(run, recipe, backend)
-    walk = progress(sample(denoiser, backend, recipe, len(data), seed), schedule.T + 1, "sampling", quiet)
-    chain = [(t, backend.to_numpy(x)) for t, x in walk]
-    six = [chain[-1 - round(share * schedule.T)] for share in (1, 0.5, 0.2, 0.1, 0.05, 0)]      # the data takes shape late
-    print(figures.save(figures.loss_curve(steps, losses, f"{recipe.name}: training loss"), run / "loss.png"))
-    print(figures.save(figures.samples_over_data(chain[-1][1], data, f"{recipe.name}: {len(data):,} samples over data"), run / "samples.png"))
-    print(figures.save(figures.filmstrip(six, data), run / "filmstrip.png"))
-    print(figures.save(figures.schedule_curves(schedule, f"{recipe.schedule}, T = {schedule.T}"), run / "schedule.png"))
-    print(figures.save_gif(chain, data, run / "samples.gif"))
-
-
-def trained_denoiser(run, recipe, backend):
-    """The denoiser of a run, with the weights that samples are drawn with."""
-    weights = checkpoint.sampling_weights(checkpoint.load_checkpoint(run))
-    return backend.make_denoiser(recipe.model, weights)
-
-
-def data_to_compare(recipe, seed, n=2000):
-    """Fresh data to draw samples over."""
-    return DATA[recipe.data](n, generator(seed, "data"))
 
 
 def warn_of_signal(recipe):
@@ -334,19 +327,6 @@ def warn_of_signal(recipe):
     if alpha_bar > SIGNAL_LEFT:
         print(f"note: alpha_bar[{recipe.num_train_timesteps}] = {alpha_bar:.3f} leaves signal in x_T ({alpha_bar ** 0.5:.0%} of x_0's size), "
               "but sampling starts from N(0, I): expect biased samples")
-
-
-def progress(iterable, total, label, quiet):
-    """Pass the items on, with a progress bar on a terminal, else with a plain line at every tenth of the way."""
-    if not quiet and sys.stderr.isatty():
-        yield from tqdm(iterable, total=total, desc=label, leave=False)
-        return
-    start = time.perf_counter()
-    for done, item in enumerate(iterable, start=1):
-        yield item
-        if done * 10 // total > (done - 1) * 10 // total:
-            rate = done / (time.perf_counter() - start)
-            print(f"{label} {done:,}/{total:,}  {rate:,.0f} steps/s  {(total - done) / rate:.0f} s left", file=sys.stderr)
 
 
 def free_path(path, *beside):

@@ -8,14 +8,13 @@ from dataclasses import replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from npdiff.backend import load_backend
+from npdiff.backend import SHARD, NumpyBackend, load_backend
 from npdiff.gradcheck import tensor_error
 from npdiff.models import MODELS, model_name
 from npdiff.rng import generator
+from npdiff.runs import labels_in_turn
 from npdiff.samplers import sample
 from npdiff.training import batches, train
-
-BATCH = 256         # samples in a sampling step
 
 
 def load(spec, dtype):
@@ -46,16 +45,16 @@ def compare_operations(backends, recipe, seed):
 
 def operations_of_first_step(backend, recipe, seed):
     """Denoiser.operations on the batch of training step 1."""
-    _, x_t, t, _ = next(batches(recipe, backend, seed))
-    return new_denoiser(backend, recipe, seed).operations(x_t, t)
+    _, x_t, t, _, labels = next(batches(recipe, backend, seed))
+    return new_denoiser(backend, recipe, seed).operations(x_t, t, labels)
 
 
 def compare_gradients(backends, recipe, seed):
     """The loss and every gradient of the first training step for two backends: -> {name: relative difference of the whole tensor}, in the order of computation."""
     results = []
     for backend in backends:
-        _, x_t, t, target = next(batches(recipe, backend, seed))
-        loss, grads = new_denoiser(backend, recipe, seed).loss_and_grads(x_t, t, target)
+        _, x_t, t, target, labels = next(batches(recipe, backend, seed))
+        loss, grads = new_denoiser(backend, recipe, seed).loss_and_grads(x_t, t, target, labels)
         results.append({"loss": np.array(loss)} | {name: backend.to_numpy(g) for name, g in grads.items()})
     first, second = results
     return {name: tensor_error(second[name].astype(np.float64), first[name].astype(np.float64)) for name in first}
@@ -87,32 +86,37 @@ def training_step(backend, recipe, seed):
 
 
 def sampling_step(backend, recipe, seed):
-    """-> a function that makes the next jump of the ancestral sampler for BATCH samples, from t = T again after t = 0."""
+    """-> a function that makes the next jump of the ancestral sampler for batch_size samples, from t = T again after t = 0."""
     denoiser = new_denoiser(backend, recipe, seed)
 
     def jumps():
         while True:
-            yield from sample(denoiser, backend, recipe, BATCH, seed)
+            yield from sample(denoiser, backend, recipe, recipe.batch_size, seed, labels=labels_in_turn(recipe, recipe.batch_size))
 
     chain = jumps()
     return lambda: next(chain)
 
 
-def floor_step(config, N, dtype):
-    """-> a function that makes a training step's matrix products (of each layer y, dW, dx) and exponentials, and nothing else, in NumPy; MLP only."""
-    rng = np.random.default_rng(0)
-    h = [rng.standard_normal((N, width)).astype(dtype) for width in config.widths]
-    W = [rng.standard_normal(shape).astype(dtype) for shape in zip(config.widths[:-1], config.widths[1:])]
+def floor_step(recipe, seed, dtype):
+    """-> a function that makes a training step's matrix products (y, dW, dx of every linear layer and convolution) and its SiLUs' exponentials, and
+    nothing else, in NumPy, sharded over threads as the step is."""
+    backend = NumpyBackend(dtype=dtype)
+    denoiser = new_denoiser(backend, recipe, seed)
+    _, x_t, t, _, labels = next(batches(recipe, backend, seed))
+    rows = slice(0, SHARD if len(recipe.model.data_shape) > 1 else None)
+    layers = denoiser.operations(x_t[rows], t[rows], None if labels is None else labels[rows])
+    weights = [W.reshape(-1, W.shape[-1]) for name, W in denoiser.params.items() if name.endswith(".W")]        # (K, O), in the order of forward
+    outputs = [y.reshape(-1, y.shape[-1]) for name, y in layers if name in ("linear", "conv2d")]                # (M, O)
+    activations = [y for name, y in layers if name == "silu"]
+    inputs = [np.ones((len(y), len(W)), dtype) for y, W in zip(outputs, weights, strict=True)]                  # (M, K)
 
-    def step():
-        for k, W_k in enumerate(W):
-            y = h[k] @ W_k
-            if k < len(W) - 1:
-                np.exp(y, out=y)
-        for k in reversed(range(len(W))):
-            h[k].T @ h[k + 1], h[k + 1] @ W[k].T
+    def shard(rows):
+        for x, W, y in zip(inputs, weights, outputs):
+            x @ W, x.T @ y, y @ W.T
+        for y in activations:
+            np.exp(y)
 
-    return step
+    return lambda: denoiser.in_shards(shard, recipe.batch_size)
 
 
 def time_in_turns(functions, rounds=15, seconds=0.1):
@@ -135,7 +139,7 @@ def time_in_turns(functions, rounds=15, seconds=0.1):
 
 
 def peak_memory(spec, dtype, recipe, seed):
-    """Bytes that a process of its own needs to import the backend, make 50 training steps and draw BATCH samples in 10."""
+    """Bytes that a process of its own needs to import the backend, make 5 training steps and 5 sampling steps."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(use_memory, spec, dtype, recipe, seed).result()
 
@@ -144,9 +148,8 @@ def use_memory(spec, dtype, recipe, seed):
     """What peak_memory runs in its process."""
     with threadpool_limits(1, user_api="blas"):
         backend = load(spec, dtype)
-        denoiser = new_denoiser(backend, recipe, seed)
-        for _ in train(denoiser, backend, replace(recipe, steps=50), seed):
-            pass
-        for _ in sample(denoiser, backend, recipe, BATCH, seed, steps=10):
-            pass
+        for make in (training_step, sampling_step):
+            step = make(backend, recipe, seed)
+            for _ in range(5):
+                step()
         return backend.peak_memory()

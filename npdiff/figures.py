@@ -41,13 +41,13 @@ def points_panel(axis, x, data, title):
     return artist
 
 
-def loss_curve(steps, losses, title):
-    """Mean loss against the training step; each point is the mean of the steps since the last, and the line their running mean over a twentieth of the run."""
+def loss_curve(steps, losses, every, title):
+    """Mean loss against the training step; each point is the mean of `every` steps, and the line their running mean over a twentieth of the run."""
     fig, (axis,) = figure(width=6)
     window = max(1, len(losses) // 20)
     running = np.convolve(losses, np.ones(window) / window, "valid")
-    axis.plot(steps, losses, ".", markersize=3, color=DATA_COLOUR, label="mean of 100 steps")
-    axis.plot(steps[window - 1:], running, color=SAMPLE_COLOUR, label=f"mean of {100 * window:,} steps")
+    axis.plot(steps, losses, ".", markersize=3, color=DATA_COLOUR, label=f"mean of {every} steps")
+    axis.plot(steps[window - 1:], running, color=SAMPLE_COLOUR, label=f"mean of {every * window:,} steps")
     settled = losses[len(losses) // 10:]
     margin = max(0.1 * (max(settled) - min(settled)), 0.01)
     axis.set(title=title, xlabel="step", ylabel="mean squared error of the noise", ylim=(min(settled) - margin, max(settled) + margin))
@@ -108,18 +108,80 @@ def comparison(names, steps, losses, parameters, title):
     return fig
 
 
-def save_gif(chain, data, path, frames=60, fps=20):
-    """Write a GIF of a chain, a list of (t, x) in `frames` frames evenly spread, the last one held. Returns path."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp.gif")
+def loss_buckets(edges, losses, title):
+    """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1]."""
+    fig, (axis,) = figure(width=6)
+    axis.bar(edges[:-1], losses, np.diff(edges), align="edge", color=SAMPLE_COLOUR, edgecolor="white")
+    axis.set(title=title, xlabel="t", ylabel="mean squared error")
+    return fig
+
+
+def tiles(images, columns):
+    """Images (n, C, H, W) in [-1, 1], C = 1 or 3, laid out in rows of `columns`, a pixel apart: (height, width, 3) in [0, 1]."""
+    n, C, H, W = images.shape
+    rows = -(-n // columns)
+    sheet = np.ones((rows * columns, 3, H + 1, W + 1))
+    sheet[:n, :, :H, :W] = (images.clip(-1, 1) + 1) / 2                                         # grey: one channel becomes three
+    return sheet.reshape(rows, columns, 3, H + 1, W + 1).transpose(0, 3, 1, 4, 2).reshape(rows * (H + 1), columns * (W + 1), 3)[:-1, :-1]
+
+
+def image_panel(axis, images, columns, title=""):
+    """Show images (n, C, H, W) as tiles."""
+    artist = axis.imshow(tiles(images, columns), interpolation="nearest")
+    axis.set(title=title, xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    return artist
+
+
+def image_grid(images, columns, title):
+    """Images (n, C, H, W) in rows."""
+    fig, (axis,) = figure(width=6.4, height=6.4 * -(-len(images) // columns) / columns + 0.3)
+    image_panel(axis, images, columns, title)
+    return fig
+
+
+def image_filmstrip(chain):
+    """The panels of a chain of a few images, a list of (t, x) with x (n, C, H, W): the panel called x_t shows x_t."""
+    fig, axes = figure(columns=len(chain), width=1.3, height=1.3 * len(chain[0][1]) + 0.3)
+    for axis, (t, x) in zip(axes, chain):
+        image_panel(axis, x, 1, f"$x_{{{t}}}$")
+    return fig
+
+
+def images_by_class(images, labels, names):
+    """One column of images for each class, under its name."""
+    columns = [images[labels == k] for k in range(len(names))]
+    fig, axes = figure(columns=len(names), width=0.85, height=0.82 * max(map(len, columns)) + 0.3)
+    for axis, column, name in zip(axes, columns, names):
+        image_panel(axis, column, 1)
+        axis.set_title(name, fontsize=8)
+    return fig
+
+
+def save_points_gif(chain, data, path):
+    """Write a GIF of a chain, a list of (t, x), x (n, 2) over the data (m, 2). Returns path."""
     fig, (axis,) = figure(width=4, height=3.6)
     artist = points_panel(axis, chain[0][1], data, "")
+    return save_gif(fig, axis, lambda x: artist.set_offsets(x), chain, path)
+
+
+def save_images_gif(chain, path):
+    """Write a GIF of a chain, a list of (t, x), x (16, C, H, W). Returns path."""
+    fig, (axis,) = figure(width=3.2, height=3.4)
+    artist = image_panel(axis, chain[0][1], 4)
+    return save_gif(fig, axis, lambda x: artist.set_data(tiles(x, 4)), chain, path)
+
+
+def save_gif(fig, axis, show, chain, path, frames=60, fps=20):
+    """Write a GIF that shows the chain in `frames` frames evenly spread, the last one held."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp.gif")
     shown = [chain[round(i * (len(chain) - 1) / (frames - 1))] for i in range(frames)]
     writer = PillowWriter(fps=fps)
     try:
         with writer.saving(fig, temporary, dpi=90):
             for t, x in shown + shown[-1:] * fps:
-                artist.set_offsets(x)
+                show(x)
                 axis.set_title(f"t = {t}")
                 writer.grab_frame()
         os.replace(temporary, path)

@@ -2,7 +2,11 @@
 
 import numpy as np
 
+from npdiff.data import load_data
 from npdiff.data.moons import MEAN, SCALE
+from npdiff.diffusion import prediction_target, q_sample
+from npdiff.rng import generator
+from npdiff.schedule import make_schedule
 
 
 def energy_distance(x, y):
@@ -51,14 +55,35 @@ def off_arcs(points):
 def moons_report(draws, fresh, others):
     """How good moons are: three lists of as many (n, 2) arrays; samples, fresh data to compare them with, and more fresh data to compare that with.
 
-    -> dict: off_arcs (fraction farther than OFF_ARCS from the arcs), energy_distance (mean over the draws, samples to fresh data),
+    -> dict: off_arcs and off_arcs_data (fractions farther than OFF_ARCS from the arcs), energy_distance (mean over the draws, samples to fresh data),
     energy_distance_data (the same, fresh data to fresh data), mean (2,) of all samples, mean_data (2,), exact.
     """
     samples = np.concatenate(draws)
     return {
         "off_arcs": off_arcs(samples),
+        "off_arcs_data": off_arcs(np.concatenate(fresh)),
         "energy_distance": float(np.mean([energy_distance(x, y) for x, y in zip(draws, fresh, strict=True)])),
         "energy_distance_data": float(np.mean([energy_distance(x, y) for x, y in zip(others, fresh, strict=True)])),
         "mean": samples.mean(0),
         "mean_data": np.array(MEAN),
     }
+
+
+def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10, samples=2000):
+    """Where the loss comes from: the mean squared error in equal buckets of timesteps, on fresh noise.   -> edges (buckets + 1,), losses (buckets,)
+
+    Bucket i holds edges[i] < t <= edges[i + 1]. `samples` numbers t in all, evenly spread; images are fewer, 256.
+    """
+    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    n = samples if len(recipe.model.data_shape) == 1 else 256
+    rng = generator(seed, "data", 2**32)                                                # an address that no draw of data has
+    x0, labels = load_data(recipe.data, data_dir)(n, rng)
+    t = (1 + np.arange(n) * schedule.T // n).astype(np.int64)                           # 1..T, each as often
+    noise = rng.standard_normal(x0.shape, x0.dtype)
+    x_t = backend.asarray(q_sample(x0, t, noise, schedule))
+    answer = backend.to_numpy(denoiser.predict(x_t, t, labels if recipe.conditional else None))
+    error = (answer - prediction_target(x0, t, noise, schedule, recipe.prediction_type)) ** 2
+    edges = np.linspace(0, schedule.T, min(buckets, schedule.T) + 1).round().astype(int)
+    bucket = np.searchsorted(edges, t) - 1
+    per_sample = error.reshape(n, -1).mean(1)                                           # (n,)
+    return edges, np.bincount(bucket, per_sample, len(edges) - 1) / np.bincount(bucket, minlength=len(edges) - 1)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 from npdiff.data import DATA
 from npdiff.diffusion import check_prediction_type
-from npdiff.models import MODELS, mlp, model_name
+from npdiff.models import MODELS, convnet, mlp, model_name, unet
 from npdiff.optim import learning_rate
 from npdiff.samplers import check_variance
 from npdiff.schedule import make_schedule
@@ -17,7 +17,7 @@ class Recipe:
     name: str
     data: str
     """A key of npdiff.data.DATA."""
-    model: mlp.Config
+    model: mlp.Config | convnet.Config | unet.Config
     schedule: str
     """A key of npdiff.schedule.SCHEDULES."""
     num_train_timesteps: int
@@ -28,10 +28,19 @@ class Recipe:
     lr_schedule: str = "constant"
     ema_decay: float = 0.0
     """Decay of the weights' average that samples are drawn with; 0 keeps none."""
+    label_dropout: float = 0.0
+    """The share of labels that a conditional network is not told, so that it also learns to do without (Ho and Salimans 2022)."""
     prediction_type: str = "epsilon"
     """What the network predicts: epsilon, sample or v_prediction."""
     variance: str = "posterior"
     """The variance of the ancestral sampler, beta or posterior."""
+    log_every: int = 100
+    """Steps that a row of metrics.csv takes together."""
+
+    @property
+    def conditional(self):
+        """Whether the network is told the labels."""
+        return getattr(self.model, "classes", 0) > 0
 
     def __post_init__(self):
         make_schedule(self.schedule, self.num_train_timesteps)
@@ -40,13 +49,14 @@ class Recipe:
         check_variance(self.variance)
         if self.data not in DATA:
             raise ValueError(f"data is {self.data!r}; it must be one of {', '.join(DATA)}")
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr is {self.lr}; it must be a positive number")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}; it must lie in [0, 1)")
+        for name in ("ema_decay", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
 
 
 TEXTBOOK_MOONS = Recipe(
@@ -56,7 +66,21 @@ MOONS = Recipe(
     name="moons", data="moons", model=mlp.Config(hidden=(128, 128, 128), time_dim=32, fourier_features=16),
     schedule="rescaled_linear", num_train_timesteps=200, batch_size=256, steps=20000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999)
 
-RECIPES = {recipe.name: recipe for recipe in (MOONS, TEXTBOOK_MOONS)}
+EPOCH = 469         # steps in which batches of 128 show as many images as Fashion-MNIST has
+LAB_FASHION = Recipe(
+    name="lab-fashion", data="fashion-mnist", model=convnet.Config(features=64),
+    schedule="linear", num_train_timesteps=300, batch_size=128, steps=8 * EPOCH, lr=2e-4, variance="beta", log_every=EPOCH)
+LECTURE_UNET = Recipe(
+    name="lecture-unet", data="fashion-mnist-32", model=unet.Config(size=32, widths=(64, 128, 256), block_kind="plain", attention_levels=0),
+    schedule="linear", num_train_timesteps=600, batch_size=128, steps=25 * EPOCH, lr=1e-3, log_every=EPOCH)
+FASHION = Recipe(
+    name="fashion", data="fashion-mnist", model=unet.Config(widths=(32, 64, 64), classes=10),
+    schedule="linear", num_train_timesteps=1000, batch_size=64, steps=7000, lr=1e-3, lr_schedule="cosine", ema_decay=0.999, label_dropout=0.1)
+SHAPES = Recipe(
+    name="shapes", data="shapes", model=unet.Config(widths=(16, 32, 32), classes=8),
+    schedule="rescaled_linear", num_train_timesteps=200, batch_size=32, steps=2000, lr=2e-3, lr_schedule="cosine", ema_decay=0.995, label_dropout=0.1)
+
+RECIPES = {recipe.name: recipe for recipe in (MOONS, TEXTBOOK_MOONS, SHAPES, FASHION, LAB_FASHION, LECTURE_UNET)}
 
 
 def get_recipe(name):

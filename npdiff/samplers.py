@@ -48,11 +48,11 @@ def check_variance(variance):
 SAMPLERS = {"ancestral": ancestral}
 
 
-def sample(denoiser, backend, recipe, n, seed, draw=0, sampler="ancestral", variance=None, steps=None):
+def sample(denoiser, backend, recipe, n, seed, draw=0, sampler="ancestral", variance=None, steps=None, labels=None):
     """Draw n samples with a recipe's schedule, from x_T ~ N(0, I): the chosen sampler's generator, yielding (t, x) with x (n, ...).
 
     All noise is drawn on the host at addresses (seed, draw, t), so backends agree and `draw` 0, 1, ... are independent sets. variance and steps
-    default to the recipe's and to every timestep. Raises ValueError for values out of range.
+    default to the recipe's and to every timestep; labels (n,) are what a conditional network is asked for. Raises ValueError for values out of range.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
@@ -66,4 +66,7 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, sampler="ancestral", vari
     def noise(t):
         return backend.asarray(generator(seed, "sample", draw * (schedule.T + 1) + t).standard_normal((n, *recipe.model.data_shape)))
 
-    return SAMPLERS[sampler](denoiser.predict, noise(schedule.T), schedule, noise, variance, steps, recipe.prediction_type)
+    def predict(x, t):
+        return denoiser.predict(x, t, labels)
+
+    return SAMPLERS[sampler](predict, noise(schedule.T), schedule, noise, variance, steps, recipe.prediction_type)

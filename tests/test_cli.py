@@ -11,7 +11,7 @@ import pytest
 
 from npdiff.cli import main
 
-PICTURES = ["filmstrip.png", "loss.png", "samples.gif", "samples.png", "schedule.png"]
+PICTURES = ["filmstrip.png", "loss.png", "loss_by_t.png", "samples.gif", "samples.png", "schedule.png"]
 
 
 def npdiff(*arguments, cwd):

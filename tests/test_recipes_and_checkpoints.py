@@ -40,7 +40,7 @@ def test_mlp_config_refuses(values, message):
 
 
 def test_unknown_recipe():
-    with pytest.raises(ValueError, match="recipe is 'suns'; it must be one of moons, textbook-moons"):
+    with pytest.raises(ValueError, match="recipe is 'suns'; it must be one of moons, textbook-moons, shapes"):
         get_recipe("suns")
 
 
@@ -56,11 +56,11 @@ def test_run_directory_round_trip(tmp_path, tiny):
     state = checkpoint.load_checkpoint(run)
     assert {name: array.tobytes() for name, array in state.items()} == {name: array.tobytes() for name, array in denoiser.export().items()}
     np.testing.assert_array_equal(checkpoint.sampling_weights(state)["linear1.W"], state["ema/linear1.W"])
-    with checkpoint.MetricsLog(run) as log:
+    with checkpoint.MetricsLog(run, 100) as log:
         for step in range(1, 251):
             log.add(step, float(step), 0.0)
     assert checkpoint.load_metrics(run) == ([100, 200, 250], [50.5, 150.5, 225.5])
-    with checkpoint.MetricsLog(run, resumed_from=200) as log:           # what came after step 200 is made again
+    with checkpoint.MetricsLog(run, 100, resumed_from=200) as log:           # what came after step 200 is made again
         for step in range(201, 301):
             log.add(step, 1.0, 0.0)
     assert checkpoint.load_metrics(run) == ([100, 200, 300], [50.5, 150.5, 1.0])

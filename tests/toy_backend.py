@@ -45,13 +45,13 @@ class ToyDenoiser:
         times = t if np.ndim(t) else [t] * len(x)
         return [[*row, time / 1000, 1.0] for row, time in zip(x, times)]
 
-    def predict(self, x, t):
+    def predict(self, x, t, labels=None):
         return Rows([[sum(f * w[o] for f, w in zip(row, self.w)) for o in range(self.D)] for row in self.features(x, t)])
 
-    def operations(self, x, t):
+    def operations(self, x, t, labels=None):
         return [("linear", self.predict(x, t))]
 
-    def loss_and_grads(self, x_t, t, target):
+    def loss_and_grads(self, x_t, t, target, labels=None):
         error, rows, M = self.predict(x_t, t) - target, self.features(x_t, t), len(x_t) * self.D
         grads = [[sum(2 / M * e[o] * f[i] for e, f in zip(error, rows)) for o in range(self.D)] for i in range(self.D + 2)]
         return sum(e * e for row in error for e in row) / M, {"w": grads}

@@ -1,5 +1,46 @@
-"""Data sets: draws of clean data x_0."""
+"""Data sets: draws of clean data x_0, with labels where the data has them."""
 
-from npdiff.data.moons import make_moons
+from functools import cache
 
-DATA = {"moons": make_moons}        # name -> function (n, rng) -> x0 (n, ...) float64
+import numpy as np
+
+from npdiff.data import fashion_mnist, moons, shapes
+
+
+def load_moons(directory):
+    return lambda n, rng: (moons.make_moons(n, rng), None)
+
+
+def load_shapes(directory):
+    return shapes.make_shapes
+
+
+def load_fashion_mnist(directory, padding=0):
+    images, labels = fashion_mnist.load_bytes("train", directory)                       # (60000, 28, 28) bytes, (60000,)
+
+    def draw(n, rng):
+        rows = rng.integers(0, len(images), n)
+        x0 = fashion_mnist.to_float(images[rows])                                       # (n, 1, 28, 28)
+        return np.pad(x0, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=-1), labels[rows]
+
+    return draw
+
+
+DATA = {
+    "moons": load_moons,
+    "shapes": load_shapes,
+    "fashion-mnist": load_fashion_mnist,
+    "fashion-mnist-32": lambda directory: load_fashion_mnist(directory, padding=2),     # black margins make 32 x 32, which halves twice more
+}
+CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "fashion-mnist": fashion_mnist.CLASS_NAMES, "fashion-mnist-32": fashion_mnist.CLASS_NAMES}
+
+
+@cache
+def load_data(name, directory=None):
+    """The data set called `name` (a key of DATA) as a function draw(n, rng) -> x0 (n, ...), labels (n,) integers or None.
+
+    directory is where its files lie; None looks in the usual places. Raises ValueError for an unknown name or bad files, OSError where none are found.
+    """
+    if name not in DATA:
+        raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATA)}")
+    return DATA[name](directory)

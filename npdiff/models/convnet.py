@@ -41,6 +41,8 @@ class Config:
         """The shape of one sample."""
         return (self.channels, self.size, self.size)
 
+SMALL = Config(size=4, features=3, time_dim=4, classes=2)      # small enough to check the gradient of every element
+
 
 def init(config, rng):
     """Fresh float64 parameters, a dict of names: weights and biases uniform in +-1/sqrt(inputs of one output), label vectors standard normal."""

@@ -95,6 +95,8 @@ class Config:
         up = [(f"up{level}", level, w[level + 1] + (w[level] if self.skips else 0)) for level in range(L - 1, 0, -1)]
         return [*down, ("middle", L, w[L - 1]), *up]
 
+SMALL = Config(size=4, widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=5, classes=2)     # small enough to check every element
+
 
 def init(config, rng):
     """Fresh float64 parameters, a dict of names: weights and biases uniform in +-1/sqrt(inputs of one output), scales 1, label vectors standard normal.
