@@ -8,14 +8,17 @@ from npdiff.data import fashion_mnist, moons, shapes
 
 
 def load_moons(directory):
+    """The two moons, without labels; they need no files."""
     return lambda n, rng: (moons.make_moons(n, rng), None)
 
 
 def load_shapes(directory):
+    """The procedural shapes; they need no files."""
     return shapes.make_shapes
 
 
 def load_fashion_mnist(directory, padding=0):
+    """Fashion-MNIST's training images, drawn with replacement, with `padding` black pixels around them."""
     images, labels = fashion_mnist.load_bytes("train", directory)                       # (60000, 28, 28) bytes, (60000,)
 
     def draw(n, rng):
