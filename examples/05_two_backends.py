@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from npdiff.backend import load_backend
 from npdiff.checkpoint import sampling_weights
-from npdiff.compare import new_denoiser
 from npdiff.recipes import MOONS
+from npdiff.runs import new_denoiser
 from npdiff.samplers import sample
 from npdiff.training import train
 

@@ -15,11 +15,11 @@ from threadpoolctl import threadpool_limits
 from npdiff import checkpoint, gradcheck, metrics
 from npdiff.backend import load_backend
 from npdiff.data import fashion_mnist, load_data
-from npdiff.models import MODELS, model_name
+from npdiff.models import MODELS
 from npdiff.recipes import EPOCH, RECIPES, get_recipe
 from npdiff.progress import progress
 from npdiff.rng import generator
-from npdiff.runs import draw_pictures, fresh_data, labels_in_turn, train_and_log, trained_denoiser
+from npdiff.runs import draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
 from npdiff.samplers import sample
 from npdiff.schedule import make_schedule
 
@@ -60,8 +60,7 @@ class Train:
             recipe = replace(recipe, steps=self.steps)
         backend = load_backend(self.backend, self.device)
         load_data(recipe.data, self.data)
-        params = MODELS[model_name(recipe.model)].init(recipe.model, generator(seed, "init"))
-        denoiser = backend.make_denoiser(recipe.model, params, recipe.ema_decay)
+        denoiser = new_denoiser(backend, recipe, seed)
         if self.resume:
             denoiser.load(state)
             if denoiser.step >= recipe.steps:
@@ -70,7 +69,8 @@ class Train:
             out = checkpoint.create_run(self.out or free_path(Path("runs") / recipe.name), recipe, seed)
         history.append({"first_step": denoiser.step + 1, "backend": self.backend, "device": self.device, "library": backend.about()})
         checkpoint.save_config(out, recipe, seed, history)
-        print(f"{recipe.name}: {sum(array.size for array in params.values()):,} parameters, "
+        parameters = sum(array.size for name, array in denoiser.export().items() if name.startswith("params/"))
+        print(f"{recipe.name}: {parameters:,} parameters, "
               f"steps {denoiser.step + 1:,} to {recipe.steps:,} of {recipe.batch_size} samples, seed {seed}")
         warn_of_signal(recipe)
         train_and_log(denoiser, backend, recipe, seed, out, self.data, self.quiet)
@@ -238,8 +238,8 @@ class Compare:
     """NAME or NAME:DEVICE of each, with commas between; the second and later are compared with the first."""
     dtype: str = "float32"
     """float32 or float64."""
-    steps: int = 1000
-    """Training steps over which the drift is followed."""
+    steps: int | None = None
+    """Training steps over which the drift is followed; 1000 for points, 20 for images unless given."""
     seed: int = 0
     """Seed of every random number."""
     out: Path | None = None
@@ -249,7 +249,8 @@ class Compare:
 
     def run(self):
         from npdiff import compare, figures
-        recipe = replace(get_recipe(self.recipe), steps=self.steps)
+        recipe = get_recipe(self.recipe)
+        recipe = replace(recipe, steps=self.steps if self.steps is not None else 1000 if len(recipe.model.data_shape) == 1 else 20)
         specs = self.backends.split(",")
         if len(specs) < 2:
             raise ValueError(f"--backends is {self.backends!r}; it must name at least two, with a comma between")
@@ -264,9 +265,9 @@ class Compare:
         for spec, backend in zip(specs[1:], backends[1:]):
             pair, names = (backends[0], backend), (specs[0], spec)
             print_first_step(names, compare.compare_operations(pair, recipe, self.seed), compare.compare_gradients(pair, recipe, self.seed))
-            steps, losses, parameters = zip(*progress(compare.drift(pair, recipe, self.seed), self.steps, "training both", self.quiet))
+            steps, losses, parameters = zip(*progress(compare.drift(pair, recipe, self.seed), recipe.steps, "training both", self.quiet))
             worst = max(abs(a - b) / a for a, b in losses)
-            print(f"  over {self.steps} training steps: the losses differ by at most {worst:.1e} (relative), the parameters in the end by {parameters[-1]:.1e}")
+            print(f"  over {recipe.steps} training steps: the losses differ by at most {worst:.1e} (relative), the parameters in the end by {parameters[-1]:.1e}")
             path = out if len(specs) == 2 else out.with_stem(f"{out.stem}-{spec.replace(':', '-')}")
             print(figures.save(figures.comparison(names, steps, losses, parameters, f"{recipe.name}, {self.dtype}"), path))
         print_speed(specs, backends, recipe, self.dtype, self.seed)

@@ -10,9 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from npdiff.backend import SHARD, NumpyBackend, load_backend
 from npdiff.gradcheck import tensor_error
-from npdiff.models import MODELS, model_name
-from npdiff.rng import generator
-from npdiff.runs import labels_in_turn
+from npdiff.runs import labels_in_turn, new_denoiser
 from npdiff.samplers import sample
 from npdiff.training import batches, train
 
@@ -21,12 +19,6 @@ def load(spec, dtype):
     """The backend that NAME or NAME:DEVICE describes."""
     name, _, device = spec.partition(":")
     return load_backend(name, device or "cpu", dtype)
-
-
-def new_denoiser(backend, recipe, seed):
-    """An untrained denoiser of the recipe: the same numbers on every backend."""
-    params = MODELS[model_name(recipe.model)].init(recipe.model, generator(seed, "init"))
-    return backend.make_denoiser(recipe.model, params, recipe.ema_decay)
 
 
 def ulps(a, b):
@@ -119,22 +111,26 @@ def floor_step(recipe, seed, dtype):
     return lambda: denoiser.in_shards(shard, recipe.batch_size)
 
 
-def time_in_turns(functions, rounds=15, seconds=0.1):
-    """Milliseconds per call of each function, the median over rounds in which all take turns, so that a slow moment of the machine falls on all."""
+def time_in_turns(functions, seconds=0.1):
+    """Milliseconds per call of each function, the median over rounds in which all take turns, so that a slow moment of the machine falls on all.
+
+    A round calls each for about `seconds`, at least once; there are 15 rounds, or 5 where one takes more than 3 seconds.
+    """
     calls = []
     for function in functions:
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds or count < 2:       # warms up, and finds how many calls fill a round
-            function()
-            count += 1
-        calls.append(count)
-    times = [[] for _ in functions]
-    for _ in range(rounds):
+        function()                                                          # warms up
+        start = time.perf_counter()
+        function()
+        calls.append(max(1, round(seconds / (time.perf_counter() - start))))
+    times, rounds, begun = [[] for _ in functions], 15, time.perf_counter()
+    while len(times[0]) < rounds:
         for function, count, mine in zip(functions, calls, times):
             start = time.perf_counter()
             for _ in range(count):
                 function()
             mine.append((time.perf_counter() - start) / count * 1000)
+        if (time.perf_counter() - begun) / len(times[0]) > 3:
+            rounds = 5
     return [float(np.median(mine)) for mine in times]
 
 

@@ -177,6 +177,9 @@ def save_gif(fig, axis, show, chain, path, frames=60, fps=20):
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp.gif")
     shown = [chain[round(i * (len(chain) - 1) / (frames - 1))] for i in range(frames)]
+    axis.set_title("t = 0")
+    fig.canvas.draw()
+    fig.set_layout_engine("none")               # laid out once; doing it for every frame would take most of the time
     writer = PillowWriter(fps=fps)
     try:
         with writer.saving(fig, temporary, dpi=90):

@@ -9,6 +9,7 @@ import numpy as np
 from npdiff import checkpoint
 from npdiff.data import CLASS_NAMES, load_data
 from npdiff.metrics import loss_by_t
+from npdiff.models import MODELS, model_name
 from npdiff.progress import progress
 from npdiff.rng import generator
 from npdiff.samplers import sample
@@ -17,6 +18,12 @@ from npdiff.training import train
 
 CHECKPOINT_EVERY = 1000                                 # steps
 SHOWN = (1, 2 / 3, 0.4, 0.2, 1 / 15, 0)                 # of T, in a filmstrip: the data takes shape late
+
+
+def new_denoiser(backend, recipe, seed):
+    """An untrained denoiser of the recipe: the same numbers on every backend."""
+    params = MODELS[model_name(recipe.model)].init(recipe.model, generator(seed, "init"))
+    return backend.make_denoiser(recipe.model, params, recipe.ema_decay)
 
 
 def train_and_log(denoiser, backend, recipe, seed, run, data_dir, quiet):

@@ -15,14 +15,13 @@ from npdiff import backend as backend_module
 from npdiff import figures
 from npdiff.backend import NumpyBackend
 from npdiff.cli import main
-from npdiff.compare import new_denoiser
 from npdiff.data import load_data
 from npdiff.metrics import loss_by_t
 from npdiff.models import MODELS, model_name, unet
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.recipes import LAB_FASHION, LECTURE_UNET, MOONS, RECIPES, SHAPES
 from npdiff.rng import generator
-from npdiff.runs import SHOWN
+from npdiff.runs import SHOWN, new_denoiser
 from npdiff.training import batches, draw_block, train
 
 TINY = replace(SHAPES, model=unet.Config(widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=8, classes=8), num_train_timesteps=10, batch_size=10,

@@ -8,11 +8,12 @@ import torch
 
 from npdiff.backend import load_backend
 from npdiff.checkpoint import sampling_weights
-from npdiff.compare import compare_gradients, compare_operations, drift, new_denoiser
+from npdiff.compare import compare_gradients, compare_operations, drift
 from npdiff.diffusion import PREDICTION_TYPES
 from npdiff.gradcheck import element_error, tensor_error
 from npdiff.models import mlp
 from npdiff.recipes import MOONS, TEXTBOOK_MOONS, Recipe
+from npdiff.runs import new_denoiser
 from npdiff.samplers import sample
 from npdiff.training import batches, train
 
