@@ -7,6 +7,7 @@ an afternoon's work, and an entry point in the group `npdiff.backends` to be fou
 
 import re
 import sys
+from contextlib import ExitStack
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from npdiff.diffusion import check_same_shape
-from npdiff.models import MODELS, model_name
+from npdiff.models import MODELS, blocks, model_name
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.optim import adam, ema, warmed_up
 from npdiff.rng import generator
@@ -150,8 +151,10 @@ class NumpyDenoiser:
                 return result
             return wrapper
 
-        layers = {name: value for name, value in vars(self.model).items() if getattr(value, "__module__", "").startswith("npdiff.nn.")}
-        with mock.patch.multiple(self.model, **{name: noting(name, layer) for name, layer in layers.items()}):
+        with ExitStack() as stack:
+            for module in (self.model, blocks):
+                layers = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "").startswith("npdiff.nn.")}
+                stack.enter_context(mock.patch.multiple(module, **{name: noting(name, layer) for name, layer in layers.items()}))
             self.predict(x, t)
         return done
 
