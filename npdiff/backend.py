@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol
@@ -18,11 +19,10 @@ import numpy as np
 from threadpoolctl import ThreadpoolController, threadpool_info
 
 from npdiff.diffusion import check_same_shape
-from npdiff.models import MODELS, model_name
+from npdiff.models import MODELS, blocks, model_name
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.optim import adam, ema, warmed_up
 from npdiff.rng import generator
-
 
 SHARD = 8       # images that one thread works on at a time: small enough for its cache, and the same for any number of cores
 THREADS = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
@@ -183,8 +183,10 @@ class NumpyDenoiser:
                 return result
             return wrapper
 
-        layers = {name: value for name, value in vars(self.model).items() if getattr(value, "__module__", "").startswith("npdiff.nn.")}
-        with mock.patch.multiple(self.model, **{name: noting(name, layer) for name, layer in layers.items()}):
+        with ExitStack() as stack:
+            for module in (self.model, blocks):
+                layers = {name: value for name, value in vars(module).items() if getattr(value, "__module__", "").startswith("npdiff.nn.")}
+                stack.enter_context(mock.patch.multiple(module, **{name: noting(name, layer) for name, layer in layers.items()}))
             self.forward(x, np.full(len(x), t), labels, slice(None))
         return done
 

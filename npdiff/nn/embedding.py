@@ -58,12 +58,8 @@ def frequencies(dim, max_period):
 
 def embedding_lookup_forward(labels, table):
     """y[n] = table[labels[n]].   labels (N,) integers in 0..K-1, table (K, D) -> y (N, D). Raises ValueError for another label."""
-    labels, K = np.asarray(labels), len(table)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels have dtype {labels.dtype}; they must be integers in 0..{K - 1}")
-    outside = (labels < 0) | (labels >= K)
-    if outside.any():
-        raise ValueError(f"a label is {labels[outside][0]}; it must lie in 0..{K - 1}")
+    K = len(table)
+    labels = check_labels(labels, K)
     y = table[labels]                                             # (N, D)
     return y, (labels, K)
 
@@ -78,3 +74,14 @@ def embedding_lookup_backward(dy, cache):
     chosen = (labels[:, None] == np.arange(K)).astype(dy.dtype)   # (N, K)
     dtable = chosen.T @ dy                                        # (K, D)
     return dtable
+
+
+def check_labels(labels, K):
+    """labels as an array. Raises ValueError unless they are integers in 0..K-1."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels have dtype {labels.dtype}; they must be integers in 0..{K - 1}")
+    outside = (labels < 0) | (labels >= K)
+    if outside.any():
+        raise ValueError(f"a label is {labels[outside][0]}; it must lie in 0..{K - 1}")
+    return labels

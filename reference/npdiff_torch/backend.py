@@ -9,11 +9,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from npdiff.backend import check_arrays, check_inputs, host_peak_memory
 from npdiff.diffusion import check_same_shape
 from npdiff.models import model_name
+from npdiff.nn.embedding import check_labels
 from npdiff.optim import warmed_up
+from npdiff_torch.convnet import ConvNet
 from npdiff_torch.layout import channels_last, from_numpy_layout, named_parameters, to_numpy_layout
 from npdiff_torch.mlp import MLP
+from npdiff_torch.unet import UNet
 
-MODULES = {"mlp": MLP}
+MODULES = {"mlp": MLP, "convnet": ConvNet, "unet": UNet}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -73,15 +76,24 @@ class TorchDenoiser:
         """t, an int or integers (N,), as a tensor (N,) on the device."""
         return torch.tensor(np.broadcast_to(t, (n,)).copy(), device=self.backend.device)
 
-    def predict(self, x, t):
+    def output(self, x, t, labels):
+        """The module's, after a check of all that goes in: CUDA would answer a label out of range by ending the process's use of the device."""
         check_inputs(self.config, x, t)
-        with torch.no_grad():
-            return self.module(x, self.timesteps(t, len(x)))
+        t = self.timesteps(t, len(x))
+        if labels is None:
+            return self.module(x, t)
+        classes = getattr(self.config, "classes", 0)
+        if not classes or np.shape(labels) != (len(x),):
+            raise ValueError(f"labels have shape {np.shape(labels)}; this network has {classes} classes and was given {len(x)} images")
+        return self.module(x, t, torch.tensor(check_labels(labels, classes + 1), dtype=torch.long, device=self.backend.device))
 
-    def loss_and_grads(self, x_t, t, target):
-        check_inputs(self.config, x_t, t)
+    def predict(self, x, t, labels=None):
+        with torch.no_grad():
+            return self.output(x, t, labels)
+
+    def loss_and_grads(self, x_t, t, target, labels=None):
         check_same_shape(x_t=x_t, target=target)
-        loss = torch.nn.functional.mse_loss(self.module(x_t, self.timesteps(t, len(x_t))), target)
+        loss = torch.nn.functional.mse_loss(self.output(x_t, t, labels), target)
         grads = torch.autograd.grad(loss, list(self.parameters.values()))
         return loss.item(), {name: to_numpy_layout(name, g) for name, g in zip(self.parameters, grads)}
 
@@ -94,11 +106,11 @@ class TorchDenoiser:
         if self.ema_decay:
             self.average.update_parameters(self.module)
 
-    def operations(self, x, t):
+    def operations(self, x, t, labels=None):
         done = []
         layers = [(name, layer) for name, layer in self.module.named_modules() if not list(layer.children())]
         hooks = [layer.register_forward_hook(lambda layer, inputs, y, name=name: done.append((name, channels_last(y)))) for name, layer in layers]
-        self.predict(x, t)
+        self.predict(x, t, labels)
         for hook in hooks:
             hook.remove()
         return done

@@ -2,11 +2,12 @@
 
 from torch import nn
 
-NAMES = {nn.Linear: {"weight": "W", "bias": "b"}, nn.Conv2d: {"weight": "W", "bias": "b"}, nn.GroupNorm: {"weight": "gamma", "bias": "beta"}}
+NAMES = {nn.Linear: {"weight": "W", "bias": "b"}, nn.Conv2d: {"weight": "W", "bias": "b"}, nn.GroupNorm: {"weight": "gamma", "bias": "beta"},
+         nn.Embedding: {"weight": "table"}}
 
 
 def named_parameters(module):
-    """npdiff's name -> the module's parameter. LAYER.weight of a linear layer or convolution is LAYER.W, its bias LAYER.b."""
+    """npdiff's name -> the module's parameter. LAYER.weight of a linear layer or convolution is LAYER.W, its bias LAYER.b; the others are in NAMES."""
     named = {}
     for path, layer in module.named_modules():
         for name, p in layer.named_parameters(recurse=False):

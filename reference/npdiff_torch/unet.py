@@ -1,0 +1,56 @@
+"""npdiff.models.unet in torch modules."""
+
+from torch import nn
+
+from npdiff_torch.blocks import BLOCKS, AttentionBlock, Concat, ImageNetwork, conv, norm
+
+
+class Stage(nn.Module):
+    """All blocks of one stage.   h (N, I, H, W), e (N, E) -> (N, O, H, W)"""
+
+    def __init__(self, level, inputs, config):
+        super().__init__()
+        self.blocks = config.blocks
+        outputs = config.widths[level - 1]
+        for k in range(1, config.blocks + 1):
+            setattr(self, f"block{k}", BLOCKS[config.block_kind](inputs if k == 1 else outputs, outputs, config))
+            setattr(self, f"attention{k}", AttentionBlock(outputs, config) if config.attends(level) else None)
+
+    def forward(self, h, e):
+        for k in range(1, self.blocks + 1):
+            h = getattr(self, f"block{k}")(h, e)                                                # (N, O, H, W)
+            attention = getattr(self, f"attention{k}")
+            h = attention(h) if attention else h
+        return h
+
+
+class UNet(ImageNetwork):
+    """x (N, C, H, W), t (N,), labels (N,) or None for "no label" -> (N, C, H, W)"""
+
+    def __init__(self, config):
+        super().__init__(config, config.embedding_dim)
+        self.silu = nn.SiLU()
+        self.conv_in = conv(config.channels, config.widths[0])
+        self.pool, self.upsample, self.concat = nn.AvgPool2d(2), nn.Upsample(scale_factor=2, mode="nearest"), Concat()
+        for name, level, inputs in config.stages():
+            setattr(self, name, Stage(level, inputs, config))
+        if config.block_kind == "residual":
+            self.norm_out, self.silu_out = norm(config.groups, config.widths[0]), nn.SiLU()
+        self.conv_out = conv(config.widths[0], config.channels)
+
+    def forward(self, x, t, labels=None):
+        e = self.silu(self.condition(t, labels))                                                # (N, E)
+        h = self.conv_in(x)                                                                     # (N, widths[0], H, W)
+        skips = {}
+        for name, level, _ in self.config.stages():
+            if name.startswith("up"):
+                h = self.upsample(h)
+                if self.config.skips:
+                    h = self.concat(h, skips.pop(level))
+            h = getattr(self, name)(h, e)
+            if name.startswith("down"):
+                skips[level] = h
+                h = self.pool(h)
+        if self.config.block_kind == "residual":
+            h = self.silu_out(self.norm_out(h))
+        return self.conv_out(h)
