@@ -16,8 +16,8 @@ from npdiff import checkpoint, gradcheck, metrics
 from npdiff.backend import load_backend
 from npdiff.data import fashion_mnist, load_data
 from npdiff.models import MODELS
-from npdiff.recipes import EPOCH, RECIPES, get_recipe
 from npdiff.progress import progress
+from npdiff.recipes import EPOCH, RECIPES, get_recipe
 from npdiff.rng import generator
 from npdiff.runs import draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
 from npdiff.samplers import sample
@@ -40,13 +40,12 @@ class Train:
     """Seed of every random number: the same seed gives the same bytes."""
     out: Path | None = None
     """Run directory to create; runs/RECIPE, or the next free runs/RECIPE-2, ... unless given."""
-    quiet: bool = False
-    """Plain lines instead of a progress bar."""
-
     data: Path | None = None
     """Directory of the data's files; NPDIFF_DATA, the cache or a download unless given."""
     resume: bool = False
     """Go on from the newest checkpoint of --out (runs/RECIPE unless given), on any backend."""
+    quiet: bool = False
+    """Plain lines instead of a progress bar."""
 
     def run(self):
         recipe, seed, history, state = get_recipe(self.recipe), self.seed, [], None
