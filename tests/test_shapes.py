@@ -1,12 +1,13 @@
 """The drawn shapes: ranges, uniform labels, geometry against areas known in closed form, and speed."""
 
+import colorsys
 import math
 import time
 
 import numpy as np
 import pytest
 
-from npdiff.data import shapes
+from npdiff.data import CLASS_NAMES, load_data, shapes
 
 AREA = {        # of each shape, for radius 1
     "circle": math.pi * 0.9**2,
@@ -32,6 +33,31 @@ def test_same_rng_same_images():
     first, second, other = (shapes.make_shapes(50, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first[0].tobytes() == second[0].tobytes() and first[1].tobytes() == second[1].tobytes()
     assert first[0].tobytes() != other[0].tobytes()
+
+
+def test_colour_is_the_grey_image_times_one_saturated_colour():
+    grey, grey_labels = shapes.make_shapes(600, np.random.default_rng(2))
+    images, labels = shapes.make_colour_shapes(600, np.random.default_rng(2))
+    assert images.shape == (600, 3, 28, 28) and images.dtype == np.float32 and (labels == grey_labels).all()
+    assert images.min() == -1 and images.max() <= 1
+    np.testing.assert_allclose(images.max(1, keepdims=True), grey, atol=1e-6)           # the strongest channel is the grey image
+    assert (images.min(1) < -1 + 1e-6).all()                                            # the weakest is black: a colour without white in it
+    light = (images.astype(np.float64) + 1).reshape(600, 3, -1)
+    colours = light.sum(2) / light.sum(2).max(1, keepdims=True)                         # (600, 3)
+    np.testing.assert_allclose(light, colours[:, :, None] * light.max(1, keepdims=True), atol=1e-5)       # one colour per image
+    sixths = np.bincount([int(6 * colorsys.rgb_to_hsv(*colour)[0]) % 6 for colour in colours], minlength=6)
+    assert abs(sixths - 100).max() < 5 * math.sqrt(100 * 5 / 6)                         # uniform: within five standard deviations
+
+
+def test_saturated_colours_are_those_of_the_hue():
+    hue = np.concatenate([np.arange(6) / 6, np.random.default_rng(0).random(200)])
+    np.testing.assert_allclose(shapes.saturated(hue), [colorsys.hsv_to_rgb(h, 1, 1) for h in hue], atol=1e-12)
+
+
+def test_colour_shapes_by_name():
+    images, labels = load_data("colour-shapes")(3, np.random.default_rng(1))
+    expected, _ = shapes.make_colour_shapes(3, np.random.default_rng(1))
+    assert (images == expected).all() and CLASS_NAMES["colour-shapes"] == shapes.CLASS_NAMES
 
 
 def test_every_image_is_new():

@@ -17,6 +17,10 @@ def load_shapes(directory):
     return shapes.make_shapes
 
 
+def load_colour_shapes(directory):
+    return shapes.make_colour_shapes
+
+
 def load_fashion_mnist(directory, padding=0):
     """Fashion-MNIST's training images, drawn with replacement, with `padding` black pixels around them."""
     images, labels = fashion_mnist.load_bytes("train", directory)                       # (60000, 28, 28) bytes, (60000,)
@@ -32,10 +36,12 @@ def load_fashion_mnist(directory, padding=0):
 DATA = {
     "moons": load_moons,
     "shapes": load_shapes,
+    "colour-shapes": load_colour_shapes,
     "fashion-mnist": load_fashion_mnist,
     "fashion-mnist-32": lambda directory: load_fashion_mnist(directory, padding=2),     # black margins make 32 x 32, which halves twice more
 }
-CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "fashion-mnist": fashion_mnist.CLASS_NAMES, "fashion-mnist-32": fashion_mnist.CLASS_NAMES}
+CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "colour-shapes": shapes.CLASS_NAMES,
+               "fashion-mnist": fashion_mnist.CLASS_NAMES, "fashion-mnist-32": fashion_mnist.CLASS_NAMES}
 
 
 @cache

@@ -90,6 +90,25 @@ def make_shapes(n, rng):
     return draw(labels, rng), labels
 
 
+def make_colour_shapes(n, rng):
+    """n images of shapes in colour, (n, 3, 28, 28) float32 in [-1, 1], red, green, blue, and their labels, (n,) int64 in 0..7. rng is a numpy Generator.
+
+    They are the images that make_shapes draws, each in one colour of the rainbow, its hue uniform: the light of every pixel times (r, g, b).
+    """
+    images, labels = make_shapes(n, rng)                                       # (n, 1, 28, 28)
+    colours = saturated(rng.random(n)).astype(np.float32)                      # (n, 3)
+    return (images + 1) * colours[:, :, None, None] - 1, labels                # (n, 3, 28, 28)
+
+
+def saturated(hue):
+    """The full colour of each hue, (n,) in [0, 1) -> red, green and blue, (n, 3) in [0, 1], the largest 1 and the smallest 0.
+
+    Over a turn, each channel is full for a third, rises or falls for a sixth, and is dark for a third: red around hue 0, green 1/3, blue 2/3.
+    """
+    away = abs((hue[:, None] - np.array([0, 1, 2]) / 3 + 0.5) % 1 - 0.5)       # (n, 3) the way around to the channel's own hue, at most 1/2
+    return (2 - 6 * away).clip(0, 1)
+
+
 def draw(labels, rng):
     """One image for each label, (n,) integers -> (n, 1, 28, 28) float32: a light shape on a black ground (-1).
 
