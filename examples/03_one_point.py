@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.data import make_moons
+from npdiff.data.moons import make_moons
 from npdiff.diffusion import q_sample, x0_from_eps
 from npdiff.rng import generator
 from npdiff.schedule import linear

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
-from npdiff.data import make_moons
+from npdiff.data.moons import make_moons
 from npdiff.diffusion import x0_from_eps
 from npdiff.metrics import off_arcs
 from npdiff.models import mlp
