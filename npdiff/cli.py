@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from threadpoolctl import threadpool_limits
 
-from npdiff import checkpoint, gradcheck, metrics
+from npdiff import checkpoint, gradcheck, judge, metrics
 from npdiff.backend import load_backend
 from npdiff.data import fashion_mnist, load_data
 from npdiff.models import MODELS
@@ -176,6 +176,8 @@ class Evaluate:
         print(f"{recipe.name}, {self.run_dir}: {draws} x {n} samples, seed {self.seed}")
         if points:
             print_moons(metrics.moons_report(samples, *([fresh_data(recipe, self.seed, n, k + shift) for k in range(5)] for shift in (0, 5))))
+        if recipe.conditional and recipe.data == "fashion-mnist":
+            print(f"  {'classified as asked':34}{judge.class_accuracy(samples[0].clip(-1, 1), labels):18.1%}")
         print_losses(recipe, steps, losses, metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data))
         warn_of_signal(recipe)
 
