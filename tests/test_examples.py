@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -17,7 +18,11 @@ TINY = {                        # arguments that make a script quick; one withou
     "01_forward_chain": {"walks": 100},
     "04_blunder": {"steps": 1000, "samples": 500},
     "05_two_backends": {"steps": 300, "samples": 100, "dtype": "float64"},
+    "10_train_judge": {"epochs": 0.05},
 }
+FILES = {"10_train_judge": {"10_train_judge.safetensors"}}      # what a script writes beside its picture
+FASHION_MNIST = {"10_train_judge"}                              # scripts that take --data
+REAL = Path(os.environ.get("NPDIFF_DATA") or Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist")
 ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))       # of the linear schedule with T = 1000; entry i is t = i + 1
 
 
@@ -36,9 +41,13 @@ def run(tmp_path_factory):
 
     def run(name):
         if name not in runs:
-            out, printed = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO()
+            out, printed, arguments = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO(), TINY.get(name, {})
+            if name in FASHION_MNIST:
+                if not REAL.is_dir():
+                    pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
+                arguments = arguments | {"data": REAL}
             with contextlib.redirect_stdout(printed):
-                numbers = load(name).main(**TINY.get(name, {}), out=out)
+                numbers = load(name).main(**arguments, out=out)
             runs[name] = numbers, out, printed.getvalue()
         return runs[name]
 
@@ -54,7 +63,7 @@ def test_writes_a_real_picture_and_prints_its_path(run, name):
     _, out, printed = run(name)
     path = out / f"{name}.png"
     assert printed.splitlines()[-1] == str(path)
-    assert list(out.iterdir()) == [path]
+    assert set(out.iterdir()) == {path, *(out / file for file in FILES.get(name, ()))}
     picture = imread(path)[..., :3]                             # (height, width, 3) in 0..1
     assert min(picture.shape[:2]) >= 300
     ink = (picture < 0.95).any(2)
@@ -137,3 +146,32 @@ def test_two_backends_agree(run):
     numbers, _, _ = run("05_two_backends")
     assert numbers["loss_gap"] < 1e-11 and numbers["sample_gap"].max() < 1e-7
     assert len(numbers["losses"]["torch"]) == 300 and numbers["losses"]["torch"][-50:].mean() < 0.5 * numbers["losses"]["torch"][0]
+
+
+def test_the_judge_learns(run):
+    """In 24 steps, far from what 7,000 reach and far from chance."""
+    numbers, out, printed = run("10_train_judge")
+    confusion, losses = numbers["confusion"], numbers["losses"]
+    assert len(losses) == 24 and abs(losses[0] - np.log(10)) < 0.3 and np.mean(losses[-5:]) < losses[0] - 0.5
+    assert (confusion.sum(1) == 1000).all() and numbers["accuracy"] == confusion.trace() / 10000 > 0.35
+    assert f"test accuracy {numbers['accuracy']:.2%}" in printed
+    assert (out / "10_train_judge.safetensors").stat().st_size < 500_000
+
+
+def test_the_judge_sees_images_moved_by_a_pixel_and_mirrored():
+    images = np.random.default_rng(0).integers(1, 256, (300, 28, 28), dtype=np.uint8)
+    augmented = load("10_train_judge").augment(images, np.random.default_rng(1))
+    padded, seen = np.pad(images, ((0, 0), (1, 1), (1, 1))), set()
+    for n in range(300):
+        fits = [(i, j, way) for i in range(3) for j in range(3) for way in (1, -1) if (padded[n, i:i + 28, j:j + 28][:, ::way] == augmented[n]).all()]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert augmented.dtype == np.uint8 and len(seen) == 18
+
+
+@pytest.mark.parametrize("epochs", [0, -1.0])
+def test_the_judge_needs_steps(monkeypatch, tmp_path, epochs):
+    script = load("10_train_judge")
+    monkeypatch.setattr(script, "load_bytes", lambda split, data: (np.zeros((256, 28, 28), np.uint8), np.zeros(256, int)))
+    with pytest.raises(ValueError, match=f"epochs is {epochs} with 256 images"):
+        script.main(epochs=epochs, out=tmp_path)
