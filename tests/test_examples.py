@@ -18,7 +18,7 @@ TINY = {                        # arguments that make a script quick; one withou
     "01_forward_chain": {"walks": 100},
     "04_blunder": {"steps": 1000, "samples": 500},
     "05_two_backends": {"steps": 300, "samples": 100, "dtype": "float64"},
-    "10_train_judge": {"epochs": 0.05},
+    "10_train_judge": {"epochs": 0.04},
 }
 FILES = {"10_train_judge": {"10_train_judge.safetensors"}}      # what a script writes beside its picture
 FASHION_MNIST = {"10_train_judge"}                              # scripts that take --data
@@ -149,10 +149,10 @@ def test_two_backends_agree(run):
 
 
 def test_the_judge_learns(run):
-    """In 24 steps, far from what 7,000 reach and far from chance."""
+    """In 38 steps, far from what 5,622 reach and far from chance."""
     numbers, out, printed = run("10_train_judge")
     confusion, losses = numbers["confusion"], numbers["losses"]
-    assert len(losses) == 24 and abs(losses[0] - np.log(10)) < 0.3 and np.mean(losses[-5:]) < losses[0] - 0.5
+    assert len(losses) == 38 and abs(losses[0] - np.log(10)) < 1 and np.mean(losses[-5:]) < losses[0] - 0.5
     assert (confusion.sum(1) == 1000).all() and numbers["accuracy"] == confusion.trace() / 10000 > 0.35
     assert f"test accuracy {numbers['accuracy']:.2%}" in printed
     assert (out / "10_train_judge.safetensors").stat().st_size < 500_000
