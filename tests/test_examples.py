@@ -22,10 +22,13 @@ TINY = {                        # arguments that make a script quick; one withou
     "01_forward_chain": {"walks": 100},
     "04_blunder": {"steps": 1000, "samples": 500},
     "05_two_backends": {"steps": 300, "samples": 100, "dtype": "float64"},
-    "06_fashion_lab": {"steps": 4, "samples": 1, "data": REAL},
+    "06_fashion_lab": {"steps": 4, "samples": 1},
     "07_colour": {"steps": 20, "batch_size": 8, "samples": 2},
     "08_skips": {"steps": 30},
+    "09_train_judge": {"epochs": 0.04},
 }
+FILES = {"09_train_judge": {"09_train_judge.safetensors"}}      # what a script writes beside its picture
+FASHION_MNIST = {"06_fashion_lab", "09_train_judge"}            # scripts that take --data
 ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))       # of the linear schedule with T = 1000; entry i is t = i + 1
 
 
@@ -43,12 +46,14 @@ def run(tmp_path_factory):
     runs = {}
 
     def run(name):
-        if name == "06_fashion_lab" and not (REAL / "train-images-idx3-ubyte.gz").exists():
-            pytest.skip(f"no Fashion-MNIST at {REAL}")
         if name not in runs:
-            out, printed = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO()
+            out, printed, arguments = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO(), TINY.get(name, {})
+            if name in FASHION_MNIST:
+                if not REAL.is_dir():
+                    pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
+                arguments = arguments | {"data": REAL}
             with contextlib.redirect_stdout(printed):
-                numbers = load(name).main(**TINY.get(name, {}), out=out)
+                numbers = load(name).main(**arguments, out=out)
             runs[name] = numbers, out, printed.getvalue()
         return runs[name]
 
@@ -64,7 +69,7 @@ def test_writes_a_real_picture_and_prints_its_path(run, name):
     _, out, printed = run(name)
     path = out / f"{name}.png"
     assert printed.splitlines()[-1] == str(path)
-    assert list(out.iterdir()) == [path]
+    assert set(out.iterdir()) == {path, *(out / file for file in FILES.get(name, ()))}
     picture = imread(path)[..., :3]                             # (height, width, 3) in 0..1
     assert min(picture.shape[:2]) >= 300
     ink = (picture < 0.95).any(2)
@@ -217,3 +222,32 @@ def test_skips_carry_the_noise(run):
     # of the parameters, skips add inputs to the first block of up2 (16 from level 2) and of up1 (8): to its norm, its 3x3 and its shortcut
     assert numbers["count"]["with skips"] - numbers["count"]["without"] >= 16 * 16 * 9 + 8 * 8 * 9
     assert f"{numbers['count']['without']:,}" in printed
+
+
+def test_the_judge_learns(run):
+    """In 38 steps, far from what 5,622 reach and far from chance."""
+    numbers, out, printed = run("09_train_judge")
+    confusion, losses = numbers["confusion"], numbers["losses"]
+    assert len(losses) == 38 and abs(losses[0] - np.log(10)) < 1 and np.mean(losses[-5:]) < losses[0] - 0.5
+    assert (confusion.sum(1) == 1000).all() and numbers["accuracy"] == confusion.trace() / 10000 > 0.35
+    assert f"test accuracy {numbers['accuracy']:.2%}" in printed
+    assert (out / "09_train_judge.safetensors").stat().st_size < 500_000
+
+
+def test_the_judge_sees_images_moved_by_a_pixel_and_mirrored():
+    images = np.random.default_rng(0).integers(1, 256, (300, 28, 28), dtype=np.uint8)
+    augmented = load("09_train_judge").augment(images, np.random.default_rng(1))
+    padded, seen = np.pad(images, ((0, 0), (1, 1), (1, 1))), set()
+    for n in range(300):
+        fits = [(i, j, way) for i in range(3) for j in range(3) for way in (1, -1) if (padded[n, i:i + 28, j:j + 28][:, ::way] == augmented[n]).all()]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert augmented.dtype == np.uint8 and len(seen) == 18
+
+
+@pytest.mark.parametrize("epochs", [0, -1.0])
+def test_the_judge_needs_steps(monkeypatch, tmp_path, epochs):
+    script = load("09_train_judge")
+    monkeypatch.setattr(script, "load_bytes", lambda split, data: (np.zeros((256, 28, 28), np.uint8), np.zeros(256, int)))
+    with pytest.raises(ValueError, match=f"epochs is {epochs} with 256 images"):
+        script.main(epochs=epochs, out=tmp_path)

@@ -37,7 +37,15 @@ def mse_case(rng):
     return lambda y: nn.mse_forward(y, target), lambda dy, cache: dy * nn.mse_backward(cache), {"y": y}
 
 
-PAIRS = {"linear": linear_case, "silu": silu_case, "fourier": fourier_case, "mse": mse_case}
+def cross_entropy_case(rng):
+    N, K = shape(rng, 6, 7)
+    K += 1                                                             # with one class the loss is 0 whatever the logit is
+    labels = rng.integers(0, K, N)
+    inputs = {"logits": rng.standard_normal((N, K))}
+    return lambda logits: nn.cross_entropy_forward(logits, labels), lambda dy, cache: dy * nn.cross_entropy_backward(cache), inputs
+
+
+PAIRS = {"linear": linear_case, "silu": silu_case, "fourier": fourier_case, "mse": mse_case, "cross_entropy": cross_entropy_case}
 
 
 def named(backward, inputs):
@@ -185,9 +193,25 @@ def mse_missing_two(dy, cache):
     return dy * cache / cache.size
 
 
+def cross_entropy_sum(dy, cache):
+    return dy * nn.cross_entropy_backward(cache) * len(cache[0])       # of the sum, not of the mean
+
+
+def cross_entropy_without_label(dy, cache):
+    logits, _ = cache
+    return dy * nn.loss.softmax(logits) / len(logits)                  # the 1 of the label's own logit forgotten
+
+
+def cross_entropy_unnormalised(dy, cache):
+    logits, labels = cache
+    chosen = np.eye(logits.shape[1])[labels]
+    return dy * (np.exp(logits) - chosen) / len(logits)
+
+
 @pytest.mark.parametrize("pair, wrong", [
     ("linear", linear_transposed), ("linear", linear_mean_bias), ("silu", silu_missing_term), ("silu", silu_wrong_sign),
-    ("fourier", fourier_missing_minus), ("fourier", fourier_swapped), ("mse", mse_missing_two)])
+    ("fourier", fourier_missing_minus), ("fourier", fourier_swapped), ("mse", mse_missing_two),
+    ("cross_entropy", cross_entropy_sum), ("cross_entropy", cross_entropy_without_label), ("cross_entropy", cross_entropy_unnormalised)])
 def test_planted_error_in_a_formula(pair, wrong):
     rng = np.random.default_rng(3)
     forward, _, inputs = PAIRS[pair](rng)
@@ -195,6 +219,33 @@ def test_planted_error_in_a_formula(pair, wrong):
         inputs = {"x": rng.standard_normal((4, 3)), "W": rng.standard_normal((3, 3)), "b": rng.standard_normal(3)}
     errors = check_gradients(forward, named(wrong, inputs), inputs, rng)
     assert max(tensor for tensor, _ in errors.values()) > 1e-3
+
+
+def test_cross_entropy_of_known_rows():
+    """Equal logits tell nothing: log K. Far-off ones: exp would overflow without the shift, and the loss is their distance."""
+    loss, _ = nn.cross_entropy_forward(np.zeros((3, 5)), np.array([0, 2, 4]))
+    assert loss == pytest.approx(np.log(5), rel=1e-14)
+    logits = np.array([[1e4, 0, -1e4], [0, 1e4, 0]])
+    loss, cache = nn.cross_entropy_forward(logits, np.array([2, 1]))
+    np.testing.assert_array_equal(nn.cross_entropy_backward(cache), [[0.5, 0, -0.5], [0, 0, 0]])
+    assert loss == 1e4
+
+
+def test_cross_entropy_values():
+    torch = pytest.importorskip("torch")
+    for seed in range(CASES):
+        rng = np.random.default_rng(seed)
+        _, _, inputs = cross_entropy_case(rng)
+        logits, labels = 10 * inputs["logits"], rng.integers(0, inputs["logits"].shape[1], len(inputs["logits"]))
+        expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
+        assert nn.cross_entropy_forward(logits, labels)[0] == pytest.approx(expected, rel=1e-12, abs=1e-12), seed
+
+
+@pytest.mark.parametrize("labels, message", [
+    ([0, 3], "a label is 3; it must lie in 0..2"), ([-1, 0], "a label is -1"), ([0], r"shape \(1,\).* for 2 rows"), ([0.0, 1.0], "dtype float64")])
+def test_bad_labels_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        nn.cross_entropy_forward(np.zeros((2, 3)), np.array(labels))
 
 
 def test_wrong_shape_is_refused():

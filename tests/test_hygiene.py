@@ -44,7 +44,7 @@ def test_no_framework_is_imported_whether_it_is_installed_or_not():
 def test_the_word_does_not_stand_in_the_package():
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert len(files) > 20
-    assert not [path for path in files if FRAMEWORK in path.read_text().lower() or FRAMEWORK in path.name.lower()]
+    assert not [path for path in files if FRAMEWORK.encode() in path.read_bytes().lower() or FRAMEWORK in path.name.lower()]
 
 
 def test_the_mathematics_needs_numpy_alone():

@@ -11,6 +11,6 @@ from npdiff.nn.conv import conv2d_backward, conv2d_forward
 from npdiff.nn.embedding import embedding_lookup_backward, embedding_lookup_forward, fourier_backward, fourier_forward, sinusoidal_embedding
 from npdiff.nn.join import add_channels_backward, add_channels_forward, concat_backward, concat_forward
 from npdiff.nn.linear import linear_backward, linear_forward
-from npdiff.nn.loss import mse_backward, mse_forward
+from npdiff.nn.loss import cross_entropy_backward, cross_entropy_forward, mse_backward, mse_forward
 from npdiff.nn.norm import group_norm_backward, group_norm_forward
 from npdiff.nn.resample import avg_pool_backward, avg_pool_forward, upsample_backward, upsample_forward

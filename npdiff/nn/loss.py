@@ -1,4 +1,8 @@
-"""The training loss: mean squared error over every entry (Ho et al. 2020, eq. 14, L_simple)."""
+"""The training losses: mean squared error over every entry (Ho et al. 2020, eq. 14, L_simple), and cross-entropy for a classifier."""
+
+import numpy as np
+
+from npdiff.nn.attention import softmax
 
 
 def mse_forward(y, target):
@@ -16,3 +20,44 @@ def mse_backward(cache):
     error = cache
     dy = (2 / error.size) * error
     return dy
+
+
+def cross_entropy_forward(logits, labels):
+    """loss = mean(-log p[n, labels[n]]), p = softmax(logits) along each row.   logits (N, K), labels (N,) integers in 0..K-1 -> a scalar
+
+    -log p[n,l] = log sum_k exp(logits[n,k]) - logits[n,l]. A shift common to a row cancels; that by its largest (real part) keeps exp
+    from overflowing.
+    Raises ValueError for another number of labels than of rows, or a label out of range.
+    """
+    N, K = logits.shape
+    labels = check_labels(labels, N, K)
+    z = logits - logits.real.max(1, keepdims=True)                # (N, K)
+    loss = (np.log(np.exp(z).sum(1)) - z[np.arange(N), labels]).sum() / N
+    return loss, (logits, labels)
+
+
+def cross_entropy_backward(cache):
+    """-> dlogits (N, K); the labels are data and get no gradient.
+
+    One row, l its label      loss[n] = log S - logits[n,l],   S = sum_k exp(logits[n,k])
+    The logarithm of the sum  ∂(log S)/∂logits[n,k] = exp(logits[n,k]) / S = p[n,k]           the softmax itself
+    The label's own logit     ∂logits[n,l]/∂logits[n,k] = [k = l]
+    The loss is their mean    dlogits[n,k] = (p[n,k] - [k = l]) / N
+    """
+    logits, labels = cache
+    N = len(logits)
+    dlogits = softmax(logits)                                     # (N, K)
+    dlogits[np.arange(N), labels] -= 1
+    dlogits /= N
+    return dlogits
+
+
+def check_labels(labels, N, K):
+    """The labels as an array. Raises ValueError unless they are N integers in 0..K-1."""
+    labels = np.asarray(labels)
+    if labels.shape != (N,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels have shape {labels.shape} and dtype {labels.dtype}; for {N} rows of logits they must be ({N},) integers")
+    outside = (labels < 0) | (labels >= K)
+    if outside.any():
+        raise ValueError(f"a label is {labels[outside][0]}; it must lie in 0..{K - 1}")
+    return labels
