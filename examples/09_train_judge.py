@@ -73,8 +73,8 @@ def main(epochs: float = 0.3, full: bool = False, seed: int = 0, data: Path | No
     params = judge.load_weights(out / "09_train_judge.safetensors")               # as others will see them
     images, labels = load("test", data)                                           # (10000, 1, 28, 28), (10000,)
     given = judge.classify(images, params).argmax(1)                              # (10000,)
-    confusion = np.zeros((len(CLASS_NAMES), len(CLASS_NAMES)), int)               # [what it is, what it was taken for]
-    np.add.at(confusion, (labels, given), 1)
+    K = len(CLASS_NAMES)
+    confusion = np.bincount(K * labels + given, minlength=K * K).reshape(K, K)    # [what it is, what it was taken for]
     accuracy = float((given == labels).mean())
     print(f"test accuracy {accuracy:.2%}")
     for name, row, right in zip(CLASS_NAMES, confusion, confusion.diagonal()):

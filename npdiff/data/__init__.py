@@ -18,6 +18,7 @@ def load_shapes(directory):
 
 
 def load_colour_shapes(directory):
+    """The procedural shapes, each in one colour; they need no files."""
     return shapes.make_colour_shapes
 
 
