@@ -164,6 +164,7 @@ class Evaluate:
     def run(self):
         recipe, *_ = checkpoint.load_config(self.run_dir)
         steps, losses = checkpoint.load_metrics(self.run_dir)
+        load_data(recipe.data, self.data)                           # what will be needed after the sampling is missed before it
         backend = load_backend(self.backend, self.device)
         denoiser = trained_denoiser(self.run_dir, recipe, backend)
         points = len(recipe.model.data_shape) == 1
