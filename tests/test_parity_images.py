@@ -101,16 +101,21 @@ def worst_on_one_scale(grads, their_grads):
     return max(abs(their_grads[name] - g).max() for name, g in grads.items()) / max(abs(g).max() for g in grads.values())
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_forward_and_every_gradient_of_random_unets(device):
-    """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input, each on its own scale."""
+def assert_parity(random_config, networks, device):
+    """Each of `networks` random networks to 1e-12, every gradient on its own scale."""
     backends = pair("float64", device)
-    for seed in range(UNETS):
-        config = random_unet(np.random.default_rng(seed))
+    for seed in range(networks):
+        config = random_config(np.random.default_rng(seed))
         error, grads, their_grads = compared(config, seed, backends, N=1 + seed % 3)
         assert error <= 1e-12, (seed, config)
         for name, gradient_error in worst_errors(grads, their_grads).items():
             assert gradient_error <= 1e-12, (seed, config, name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_forward_and_every_gradient_of_random_unets(device):
+    """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input, each on its own scale."""
+    assert_parity(random_unet, UNETS, device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -125,13 +130,7 @@ def test_unets_with_gradients_that_are_zero(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_forward_and_every_gradient_of_random_convnets(device):
-    backends = pair("float64", device)
-    for seed in range(CONVNETS):
-        config = random_convnet(np.random.default_rng(seed))
-        error, grads, their_grads = compared(config, seed, backends, N=1 + seed % 3)
-        assert error <= 1e-12, (seed, config)
-        for name, gradient_error in worst_errors(grads, their_grads).items():
-            assert gradient_error <= 1e-12, (seed, config, name)
+    assert_parity(random_convnet, CONVNETS, device)
 
 
 def test_the_random_unets_hold_every_setting():

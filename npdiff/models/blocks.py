@@ -46,6 +46,14 @@ def init_condition(params, time_dim, embedding_dim, classes, rng):
         params["label.table"] = rng.standard_normal((classes + 1, embedding_dim))
 
 
+def check_condition(config):
+    """Raise ValueError unless config's time_dim is even and its classes at least 0."""
+    if config.time_dim % 2:
+        raise ValueError(f"time_dim is {config.time_dim}; it must be even: half sines, half cosines")
+    if config.classes < 0:
+        raise ValueError(f"classes is {config.classes}; it must be at least 0")
+
+
 def condition_forward(params, t, labels, config, dtype):
     """e = linear(SiLU(linear(sinusoids of t))) + table[labels].   t (N,), labels (N,) or None for "no label" -> e (N, E)
 

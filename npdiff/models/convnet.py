@@ -7,7 +7,7 @@ An output sees 7 x 7 pixels and no more: enough to tell noise from texture, not 
 
 from dataclasses import dataclass
 
-from npdiff.models.blocks import condition_backward, condition_forward, init_condition, init_conv
+from npdiff.models.blocks import check_condition, condition_backward, condition_forward, init_condition, init_conv
 from npdiff.nn import add_channels_backward, add_channels_forward, conv2d_backward, conv2d_forward, silu_backward, silu_forward
 
 
@@ -31,15 +31,13 @@ class Config:
         for name in ("channels", "size", "features", "time_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.time_dim % 2:
-            raise ValueError(f"time_dim is {self.time_dim}; it must be even: half sines, half cosines")
-        if self.classes < 0:
-            raise ValueError(f"classes is {self.classes}; it must be at least 0")
+        check_condition(self)
 
     @property
     def data_shape(self):
         """The shape of one sample."""
         return (self.channels, self.size, self.size)
+
 
 SMALL = Config(size=4, features=3, time_dim=4, classes=2)      # small enough to check the gradient of every element
 

@@ -12,8 +12,8 @@ halves to 14 and 7 without padding, residual blocks, attention at the lowest lev
 
 from dataclasses import dataclass
 
-from npdiff.models.blocks import (BLOCKS, attention_block_backward, attention_block_forward, condition_backward, condition_forward, init_attention,
-                                  init_block, init_condition, init_conv, init_norm, init_zero)
+from npdiff.models.blocks import (BLOCKS, attention_block_backward, attention_block_forward, check_condition, condition_backward, condition_forward,
+                                  init_attention, init_block, init_condition, init_conv, init_norm, init_zero)
 from npdiff.nn import (avg_pool_backward, avg_pool_forward, concat_backward, concat_forward, conv2d_backward, conv2d_forward, group_norm_backward,
                        group_norm_forward, silu_backward, silu_forward, upsample_backward, upsample_forward)
 
@@ -52,10 +52,7 @@ class Config:
         for name in ("channels", "size", "blocks", "groups", "heads", "time_dim", "embedding_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.time_dim % 2:
-            raise ValueError(f"time_dim is {self.time_dim}; it must be even: half sines, half cosines")
-        if self.classes < 0:
-            raise ValueError(f"classes is {self.classes}; it must be at least 0")
+        check_condition(self)
         if self.block_kind not in BLOCKS:
             raise ValueError(f"block_kind is {self.block_kind!r}; it must be one of {', '.join(BLOCKS)}")
         self.check_levels()
@@ -94,6 +91,7 @@ class Config:
         down = [(f"down{level}", level, w[level - 1]) for level in range(1, L)]
         up = [(f"up{level}", level, w[level + 1] + (w[level] if self.skips else 0)) for level in range(L - 1, 0, -1)]
         return [*down, ("middle", L, w[L - 1]), *up]
+
 
 SMALL = Config(size=4, widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=5, classes=2)     # small enough to check every element
 
