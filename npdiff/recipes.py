@@ -74,8 +74,8 @@ LECTURE_UNET = Recipe(
     name="lecture-unet", data="fashion-mnist-32", model=unet.Config(size=32, widths=(64, 128, 256), block_kind="plain", attention_levels=0),
     schedule="linear", num_train_timesteps=600, batch_size=128, steps=25 * EPOCH, lr=1e-3, log_every=EPOCH)
 FASHION = Recipe(
-    name="fashion", data="fashion-mnist", model=unet.Config(widths=(32, 64, 64), classes=10),
-    schedule="linear", num_train_timesteps=1000, batch_size=64, steps=7000, lr=1e-3, lr_schedule="cosine", ema_decay=0.999, label_dropout=0.1)
+    name="fashion", data="fashion-mnist", model=unet.Config(widths=(32, 64, 128), classes=10),
+    schedule="linear", num_train_timesteps=1000, batch_size=64, steps=8500, lr=1e-3, lr_schedule="cosine", ema_decay=0.999, label_dropout=0.1)
 SHAPES = Recipe(
     name="shapes", data="shapes", model=unet.Config(widths=(16, 32, 32), classes=8),
     schedule="rescaled_linear", num_train_timesteps=200, batch_size=32, steps=2000, lr=2e-3, lr_schedule="cosine", ema_decay=0.995, label_dropout=0.1)
