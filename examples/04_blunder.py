@@ -24,7 +24,7 @@ from npdiff.metrics import off_arcs
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
-from npdiff.samplers import ancestral
+from npdiff.samplers import ancestral, split, time_pairs
 from npdiff.schedule import make_schedule
 from npdiff.training import train
 
@@ -43,7 +43,7 @@ def main(steps: int = 3000, schedule: str = "linear", samples: int = 1000, seed:
         return backend.asarray(generator(seed, "sample", t).standard_normal((samples, 2)))
 
     clouds = {}                                                                   # name -> points (samples, 2)
-    for t, x in ancestral(predict, noise(table.T), table, noise, recipe.variance):
+    for t, x in ancestral(split(predict, table), noise(table.T), table, noise, time_pairs(table.T), recipe.variance):
         if t in SHOWN:
             clouds[f"one leap from t = {t}"] = x0_from_eps(x, t, predict(x, t), table)
     clouds["the whole chain"] = x

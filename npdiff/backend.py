@@ -38,8 +38,9 @@ class Denoiser(Protocol):
     def predict(self, x, t, labels=None):
         """array (N, ...), t an int or NumPy integers (N,), labels NumPy integers (N,) or None for no label -> array (N, ...), the network's output."""
 
-    def loss_and_grads(self, x_t, t, target, labels=None):
-        """arrays (N, ...), t NumPy integers (N,), labels as in predict -> the mean squared error (a float) and its gradient, a dict of arrays with the parameters' names."""
+    def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
+        """arrays (N, ...), t NumPy integers (N,), labels as in predict, weight NumPy floats (N,) or None for 1
+        -> the mean of weight times squared error (a float) and its gradient, a dict of arrays with the parameters' names."""
 
     def update(self, grads, lr):
         """One step of Adam with the gradients of loss_and_grads, then one of the exponential moving average where the denoiser keeps one."""
@@ -129,19 +130,21 @@ class NumpyDenoiser:
         t = np.full(len(x), t)
         return np.concatenate(self.in_shards(lambda rows: self.forward(x, t, labels, rows)[0], len(x)))
 
-    def loss_and_grads(self, x_t, t, target, labels=None):
+    def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
         """The loss is a mean, so that of a batch is the weighted mean of its shards', and so is its gradient."""
         check_inputs(self.config, x_t, t)
         check_same_shape(x_t=x_t, target=target)
 
+        weight = None if weight is None else weight.astype(self.theta.dtype)
+
         def shard_loss_and_grads(rows):
             with np.errstate(all="ignore"):             # a loss that is not finite is reported once, by whoever trains
-                weight = len(x_t[rows]) / len(x_t)
+                share = len(x_t[rows]) / len(x_t)
                 y, cache = self.forward(x_t, t, labels, rows)
-                loss, loss_cache = mse_forward(y, target[rows])
-                dy = weight * mse_backward(loss_cache)
+                loss, loss_cache = mse_forward(y, target[rows], None if weight is None else weight[rows])
+                dy = share * mse_backward(loss_cache)
                 _, grads = self.model.backward(dy, cache)
-            return weight * float(loss), grads
+            return share * float(loss), grads
 
         (loss, grads), *others = self.in_shards(shard_loss_and_grads, len(x_t))
         for other_loss, other_grads in others:          # always in this order, so that the sum does not depend on timing

@@ -20,7 +20,7 @@ from npdiff.progress import progress
 from npdiff.recipes import EPOCH, RECIPES, get_recipe
 from npdiff.rng import generator
 from npdiff.runs import draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
-from npdiff.samplers import sample
+from npdiff.samplers import Sampling, sample
 from npdiff.schedule import make_schedule
 
 SIGNAL_LEFT = 1e-3          # a terminal alpha_bar above this shifts samples by more than 3% of the data's mean
@@ -80,12 +80,7 @@ class Train:
 class Sample:
     """Draw samples from a trained run: an .npz with the array `samples`, and a picture beside it."""
     run_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN", help="Run directory that `npdiff train` made.")]
-    sampler: str = "ancestral"
-    """The sampling algorithm."""
-    variance: str | None = None
-    """Variance of the ancestral sampler, beta or posterior; the recipe's unless given."""
-    steps: int | None = None
-    """Denoising steps, 1..T; every timestep unless given."""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
     n: int | None = None
     """Number of samples; 512 points or 64 images unless given."""
     label: int | None = None
@@ -94,6 +89,8 @@ class Sample:
     """Seed of the noise."""
     out: Path | None = None
     """File to create; RUN/drawn.npz, or the next free RUN/drawn-2.npz, ... unless given."""
+    data: Path | None = None
+    """Directory of the data's files, for --start data; NPDIFF_DATA, the cache or a download unless given."""
     backend: str = "numpy"
     """Library that computes."""
     device: str = "cpu"
@@ -116,8 +113,8 @@ class Sample:
         points = len(recipe.model.data_shape) == 1
         n = self.n if self.n is not None else 512 if points else 64
         labels = self.labels(recipe, n)
-        chain = sample(denoiser, backend, recipe, n, self.seed, sampler=self.sampler, variance=self.variance, steps=self.steps, labels=labels)
-        for _, x in progress(chain, (self.steps or recipe.num_train_timesteps) + 1, "sampling", self.quiet):
+        chain = sample(denoiser, backend, recipe, n, self.seed, labels=labels, sampling=self.sampling, data_dir=self.data)
+        for _, x in progress(chain, (self.sampling.steps or recipe.num_train_timesteps) + 1, "sampling", self.quiet):
             pass
         x = backend.to_numpy(x)
         buffer = io.BytesIO()
@@ -148,10 +145,7 @@ class Evaluate:
     """Samples in each draw; 5000 points or 200 images unless given."""
     seed: int = 0
     """Seed of the noise and of the data."""
-    variance: str | None = None
-    """Variance of the ancestral sampler, beta or posterior; the recipe's unless given."""
-    steps: int | None = None
-    """Denoising steps, 1..T; every timestep unless given."""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
     backend: str = "numpy"
     """Library that computes."""
     device: str = "cpu"
@@ -170,8 +164,8 @@ class Evaluate:
         points = len(recipe.model.data_shape) == 1
         n, draws = (self.n if self.n is not None else 5000 if points else 200), 5 if points else 1
         labels = labels_in_turn(recipe, max(n, 0))
-        chains = [sample(denoiser, backend, recipe, n, self.seed, draw, variance=self.variance, steps=self.steps, labels=labels) for draw in range(draws)]
-        stops = (self.steps or recipe.num_train_timesteps) + 1
+        chains = [sample(denoiser, backend, recipe, n, self.seed, draw, labels, self.sampling, self.data) for draw in range(draws)]
+        stops = (self.sampling.steps or recipe.num_train_timesteps) + 1
         walk = ((t, x) for chain in chains for t, x in chain)
         samples = [backend.to_numpy(x).astype(np.float64) for t, x in progress(walk, draws * stops, "sampling", self.quiet) if t == 0]
         print(f"{recipe.name}, {self.run_dir}: {draws} x {n} samples, seed {self.seed}")

@@ -37,7 +37,7 @@ def compare_operations(backends, recipe, seed):
 
 def operations_of_first_step(backend, recipe, seed):
     """Denoiser.operations on the batch of training step 1."""
-    _, x_t, t, _, labels = next(batches(recipe, backend, seed))
+    _, x_t, t, _, labels, _ = next(batches(recipe, backend, seed))
     return new_denoiser(backend, recipe, seed).operations(x_t, t, labels)
 
 
@@ -45,8 +45,8 @@ def compare_gradients(backends, recipe, seed):
     """The loss and every gradient of the first training step for two backends: -> {name: relative difference of the whole tensor}, in the order of computation."""
     results = []
     for backend in backends:
-        _, x_t, t, target, labels = next(batches(recipe, backend, seed))
-        loss, grads = new_denoiser(backend, recipe, seed).loss_and_grads(x_t, t, target, labels)
+        _, x_t, t, target, labels, weight = next(batches(recipe, backend, seed))
+        loss, grads = new_denoiser(backend, recipe, seed).loss_and_grads(x_t, t, target, labels, weight)
         results.append({"loss": np.array(loss)} | {name: backend.to_numpy(g) for name, g in grads.items()})
     first, second = results
     return {name: tensor_error(second[name].astype(np.float64), first[name].astype(np.float64)) for name in first}
@@ -94,7 +94,7 @@ def floor_step(recipe, seed, dtype):
     nothing else, in NumPy, sharded over threads as the step is."""
     backend = NumpyBackend(dtype=dtype)
     denoiser = new_denoiser(backend, recipe, seed)
-    _, x_t, t, _, labels = next(batches(recipe, backend, seed))
+    _, x_t, t, _, labels, _ = next(batches(recipe, backend, seed))
     rows = slice(0, SHARD if len(recipe.model.data_shape) > 1 else None)
     layers = denoiser.operations(x_t[rows], t[rows], None if labels is None else labels[rows])
     weights = [W.reshape(-1, W.shape[-1]) for name, W in denoiser.params.items() if name.endswith(".W")]        # (K, O), in the order of forward

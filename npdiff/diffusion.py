@@ -48,8 +48,13 @@ def q_sample(x0, t, noise, schedule):
 
 
 def x0_from_eps(x_t, t, eps, schedule):
-    """The clean data that x_t and its noise imply: q_sample solved for x_0.   x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)"""
+    """The clean data that x_t and its noise imply: q_sample solved for x_0.   x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)
+
+    Raises ValueError where alpha_bar_t = 0.
+    """
     schedule.check_t(t)
+    if not np.all(schedule.alpha_bar[t]):
+        raise ValueError(f"alpha_bar is 0 at t = {schedule.T}: x_t is all noise, and naming it says nothing of x_0; predict sample, v_prediction or flow_prediction")
     signal = gather(schedule.sqrt_alpha_bar, t, x_t)
     sigma = gather(schedule.sqrt_one_minus_alpha_bar, t, x_t)
     return (x_t - sigma * eps) / signal
@@ -63,39 +68,88 @@ def eps_from_x0(x_t, t, x0, schedule):
     return (x_t - signal * x0) / sigma
 
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
 
 def prediction_target(x0, t, noise, schedule, prediction_type):
-    """What a network of this prediction_type should answer to x_t: the noise, x_0, or the velocity (Salimans and Ho 2022, appendix D).
+    """What a network of this prediction_type should answer to x_t: the noise, x_0, or one of two velocities.
 
-        epsilon: noise     sample: x_0     v_prediction: sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x_0
+        epsilon: noise     sample: x_0     v_prediction: sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x_0     flow_prediction: noise - x_0
+
+    v is the derivative of x_t along the circle that sqrt(alpha_bar) and sqrt(1 - alpha_bar) lie on (Salimans and Ho 2022, appendix D); the flow is that of
+    the straight line from x_0 to the noise (Liu et al. 2023, "rectified flow"), which x_t follows up to its scale (npdiff.schedule.straight).
     """
+    check_prediction_type(prediction_type)
     if prediction_type == "epsilon":
         return noise
     if prediction_type == "sample":
         return x0
-    check_prediction_type(prediction_type)
+    if prediction_type == "flow_prediction":
+        return noise - x0
     return gather(schedule.sqrt_alpha_bar, t, x0) * noise - gather(schedule.sqrt_one_minus_alpha_bar, t, x0) * x0
 
 
 def x0_from_prediction(x_t, t, prediction, schedule, prediction_type):
-    """The clean data that a network's answer to x_t implies.
+    """The clean data that a network's answer to x_t implies: q_sample and the target, two equations, solved for x_0.
 
-        epsilon: x0_from_eps     sample: the answer itself     v_prediction: sqrt(alpha_bar_t) x_t - sqrt(1 - alpha_bar_t) v
+    With a = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t):
+        epsilon: (x_t - sigma eps) / a     sample: the answer     v_prediction: a x_t - sigma v     flow_prediction: (x_t - sigma f) / (a + sigma)
+    Raises ValueError for an epsilon prediction where alpha_bar_t = 0: x_t is then all noise, and to name it says nothing of x_0.
     """
+    check_prediction_type(prediction_type)
     if prediction_type == "epsilon":
         return x0_from_eps(x_t, t, prediction, schedule)
     if prediction_type == "sample":
         return prediction
-    check_prediction_type(prediction_type)
-    return gather(schedule.sqrt_alpha_bar, t, x_t) * x_t - gather(schedule.sqrt_one_minus_alpha_bar, t, x_t) * prediction
+    a, sigma = gather(schedule.sqrt_alpha_bar, t, x_t), gather(schedule.sqrt_one_minus_alpha_bar, t, x_t)
+    if prediction_type == "flow_prediction":
+        return (x_t - sigma * prediction) / (a + sigma)
+    return a * x_t - sigma * prediction
 
 
 def check_prediction_type(prediction_type):
     """Raise ValueError unless it is one of PREDICTION_TYPES."""
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type is {prediction_type!r}; it must be one of {', '.join(PREDICTION_TYPES)}")
+
+
+LOSS_WEIGHTS = ("simple", "min_snr", "vlb")
+
+
+def squared_error_ratio(schedule, prediction_type):
+    """What an error in x_0 is worth in a network's own answer: r^2 (T+1,), indexed by t, with |prediction - target|^2 = r^2 |x0_hat - x_0|^2.
+
+    x_t is given, so all that a network can answer moves with x0_hat in a straight line: eps by -a / sigma, v by -a^2 / sigma - sigma, f by -a / sigma - 1. So
+        epsilon: snr     sample: 1     v_prediction: snr + 1     flow_prediction: (sqrt(snr) + 1)^2          (infinite at t = 0, except sample)
+    """
+    check_prediction_type(prediction_type)
+    snr = schedule.snr
+    return {"epsilon": snr, "sample": np.ones(schedule.T + 1), "v_prediction": snr + 1, "flow_prediction": (snr ** 0.5 + 1) ** 2}[prediction_type]
+
+
+def loss_weights(schedule, prediction_type, loss_weight, gamma=5.0):
+    """What multiplies the squared error of a network's answer to x_t: (T+1,), indexed by t; 0 at t = 0, which is never trained.
+
+        simple    1: the error of what the network predicts, as it is (Ho et al. 2020, eq. 14)
+        min_snr   min(snr, gamma) on the error of x_0 (Hang et al. 2023, section 3.4), so divided by r^2
+        vlb       the variational bound's, in nats and with sigma^2 = beta: beta / (2 alpha (1 - alpha_bar)) on the error of eps (Ho et al. 2020, eq. 12),
+                  that is beta alpha_bar[t-1] / (2 (1 - alpha_bar)^2) on that of x_0, divided by r^2
+    """
+    check_loss_weight(loss_weight)
+    ratio, weights = squared_error_ratio(schedule, prediction_type)[1:], np.zeros(schedule.T + 1)
+    if loss_weight == "simple":
+        weights[1:] = 1
+    elif loss_weight == "min_snr":
+        weights[1:] = np.minimum(schedule.snr[1:], gamma) / ratio
+    else:
+        weights[1:] = schedule.beta[1:] * schedule.alpha_bar[:-1] / (2 * (1 - schedule.alpha_bar[1:]) ** 2) / ratio
+    return weights
+
+
+def check_loss_weight(loss_weight):
+    """Raise ValueError unless it is one of LOSS_WEIGHTS."""
+    if loss_weight not in LOSS_WEIGHTS:
+        raise ValueError(f"loss_weight is {loss_weight!r}; it must be one of {', '.join(LOSS_WEIGHTS)}")
 
 
 def transition_beta(t, s, schedule):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from npdiff.data import load_data
-from npdiff.diffusion import prediction_target, q_sample
+from npdiff.diffusion import loss_weights, prediction_target, q_sample
 from npdiff.optim import learning_rate
 from npdiff.rng import generator
 from npdiff.schedule import make_schedule
@@ -33,9 +33,10 @@ def draw_block(recipe, seed, block, steps, data_dir=None):
 
 
 def batches(recipe, backend, seed, first_step=1, data_dir=None):
-    """The training problem, step by step: yields (step, x_t, t, target, labels), x_t and target as the backend's arrays (N, ...), t as integers (N,),
-    labels as integers (N,) for a conditional recipe, else None."""
+    """The training problem, step by step: yields (step, x_t, t, target, labels, weight), x_t and target as the backend's arrays (N, ...), t as integers (N,),
+    labels as integers (N,) for a conditional recipe, weight as floats (N,) where the loss is weighted; else None."""
     schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    weights = None if recipe.loss_weight == "simple" else loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)
     N = recipe.batch_size
     steps = max(1, BLOCK_SIZE // (N * math.prod(recipe.model.data_shape)))
     for block in range((first_step - 1) // steps, math.ceil(recipe.steps / steps)):
@@ -45,7 +46,8 @@ def batches(recipe, backend, seed, first_step=1, data_dir=None):
         for k in range(steps):
             step, rows = block * steps + k + 1, slice(k * N, (k + 1) * N)
             if first_step <= step <= recipe.steps:
-                yield step, x_t[rows], t[rows], target[rows], None if labels is None else labels[rows]
+                yield (step, x_t[rows], t[rows], target[rows], None if labels is None else labels[rows],
+                       None if weights is None else weights[t[rows]])
 
 
 def train(denoiser, backend, recipe, seed, first_step=1, data_dir=None):
@@ -54,8 +56,8 @@ def train(denoiser, backend, recipe, seed, first_step=1, data_dir=None):
     Each step shows the network fresh data, noised to random timesteps, and moves its prediction towards the target. Raises FloatingPointError, naming
     the step and before touching the parameters, when the loss is not finite.
     """
-    for step, x_t, t, target, labels in batches(recipe, backend, seed, first_step, data_dir):
-        loss, grads = denoiser.loss_and_grads(x_t, t, target, labels)
+    for step, x_t, t, target, labels, weight in batches(recipe, backend, seed, first_step, data_dir):
+        loss, grads = denoiser.loss_and_grads(x_t, t, target, labels, weight)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss} at step {step}")
         denoiser.update(grads, learning_rate(recipe.lr_schedule, step, recipe.steps, recipe.lr))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npdiff import diffusion
-from npdiff.schedule import cosine, linear
+from npdiff.schedule import cosine, linear, straight
 
 
 def test_chain_and_closed_form_agree_exactly():
@@ -67,9 +67,44 @@ def test_velocity_is_the_derivative_along_the_circle():
     np.testing.assert_allclose(diffusion.prediction_target(x0, 4, noise, schedule, "v_prediction"), derivative, rtol=1e-12)
 
 
+@pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
+def test_an_error_in_x0_seen_in_the_prediction(prediction_type):
+    """Move x_0 and keep x_t: the target moves by squared_error_ratio, and both weightings of the error, on x_0 and on the prediction, agree."""
+    schedule, rng = cosine(100), np.random.default_rng(0)
+    x_t, x0, moved = rng.standard_normal((3, 99, 2))
+    t = np.arange(1, 100)
+    first, second = (diffusion.prediction_target(x, t, diffusion.eps_from_x0(x_t, t, x, schedule), schedule, prediction_type) for x in (x0, moved))
+    error, error_x0 = ((first - second) ** 2).sum(1), ((x0 - moved) ** 2).sum(1)
+    np.testing.assert_allclose(error, diffusion.squared_error_ratio(schedule, prediction_type)[t] * error_x0, rtol=1e-9)
+    for name, of_x0 in [("min_snr", np.minimum(schedule.snr, 5)[t]), ("vlb", schedule.snr[t] * schedule.beta[t] / (2 * schedule.alpha[t] * (1 - schedule.alpha_bar[t])))]:
+        np.testing.assert_allclose(diffusion.loss_weights(schedule, prediction_type, name)[t] * error, of_x0 * error_x0, rtol=1e-9)
+    assert (diffusion.loss_weights(schedule, prediction_type, "simple")[1:] == 1).all()
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction", "flow_prediction"])
+def test_no_signal_at_the_end(prediction_type):
+    """alpha_bar_T = 0: x_T is the noise; every target but the noise still leads to x_0, and every weight is finite."""
+    schedule, rng = straight(10), np.random.default_rng(0)
+    x0, noise = rng.standard_normal((2, 3, 2))
+    x_t = diffusion.q_sample(x0, 10, noise, schedule)
+    np.testing.assert_array_equal(x_t, noise)
+    target = diffusion.prediction_target(x0, 10, noise, schedule, prediction_type)
+    np.testing.assert_allclose(diffusion.x0_from_prediction(x_t, 10, target, schedule, prediction_type), x0, atol=1e-14)
+    for name in diffusion.LOSS_WEIGHTS:
+        assert np.isfinite(diffusion.loss_weights(schedule, prediction_type, name)).all()
+    for t in (10, np.array([1, 5, 10])):
+        with pytest.raises(ValueError, match="alpha_bar is 0 at t = 10"):
+            diffusion.x0_from_prediction(x_t, t, noise, schedule, "epsilon")
+
+
+def test_unknown_loss_weight():
+    with pytest.raises(ValueError, match="loss_weight is 'plain'; it must be one of simple, min_snr, vlb"):
+        diffusion.loss_weights(linear(10), "epsilon", "plain")
+
+
 @pytest.mark.parametrize("function", [diffusion.prediction_target, diffusion.x0_from_prediction])
 def test_unknown_prediction_type(function):
-    with pytest.raises(ValueError, match="prediction_type is 'noise'; it must be one of epsilon, sample, v_prediction"):
+    with pytest.raises(ValueError, match="prediction_type is 'noise'; it must be one of epsilon, sample, v_prediction, flow_prediction"):
         function(np.ones((3, 2)), 1, np.ones((3, 2)), linear(10), "noise")
 
 

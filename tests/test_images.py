@@ -41,7 +41,7 @@ def test_shards_change_nothing(N):
     """The loss and gradients of a sharded batch are those of the batch in one piece."""
     backend, recipe = NumpyBackend(dtype="float64"), replace(TINY, batch_size=N)
     denoiser = moved(new_denoiser(backend, recipe, 0))
-    _, x_t, t, target, labels = next(batches(recipe, backend, 0))
+    _, x_t, t, target, labels, _ = next(batches(recipe, backend, 0))
     loss, grads = denoiser.loss_and_grads(x_t, t, target, labels)
     y, cache = unet.forward(denoiser.params, x_t, t, recipe.model, labels)
     whole_loss, loss_cache = mse_forward(y, target)

@@ -42,7 +42,7 @@ def test_forward_and_every_gradient_of_random_networks(device):
     for seed in range(CONFIGS):
         recipe = random_recipe(np.random.default_rng(seed))
         seen.add(recipe.prediction_type)
-        _, x_t, t, target, _ = next(batches(recipe, numpy, seed))
+        _, x_t, t, target, *_ = next(batches(recipe, numpy, seed))
         ours, theirs = new_denoiser(numpy, recipe, seed), new_denoiser(reference, recipe, seed)
         assert tensor_error(reference.to_numpy(theirs.predict(reference.asarray(x_t), t)), ours.predict(x_t, t)) <= 1e-12
         loss, grads = ours.loss_and_grads(x_t, t, target)

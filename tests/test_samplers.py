@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from npdiff.samplers import ancestral, sample, time_pairs
+from npdiff.samplers import Sampling, ancestral, sample, split, time_pairs
 from npdiff.schedule import linear, rescaled_linear
 
 
@@ -28,8 +28,8 @@ def test_gaussian_data_comes_back(variance, data_variance):
     """1000 steps return the data's mean and variance within Monte-Carlo error."""
     schedule, n = rescaled_linear(1000), 20_000
     rng = np.random.default_rng(0)
-    x = last(ancestral(gaussian_oracle(0.7, data_variance, schedule), rng.standard_normal((n, 1)), schedule,
-                       lambda t: rng.standard_normal((n, 1)), variance))
+    x = last(ancestral(split(gaussian_oracle(0.7, data_variance, schedule), schedule), rng.standard_normal((n, 1)), schedule,
+                       lambda t: rng.standard_normal((n, 1)), time_pairs(1000), variance))
     assert x.mean() == pytest.approx(0.7, abs=4 * (data_variance / n) ** 0.5)
     assert x.var() == pytest.approx(data_variance, rel=4 * (2 / n) ** 0.5 + 0.01)
 
@@ -41,7 +41,7 @@ def test_moments_are_those_of_the_linear_recursion():
         m, v = 0.0, 1.0
         predict = gaussian_oracle(0.5, data_variance, schedule)
         rng = np.random.default_rng(1)
-        x = last(ancestral(predict, rng.standard_normal((n, 1)), schedule, lambda t: rng.standard_normal((n, 1)), kind, steps=5))
+        x = last(ancestral(split(predict, schedule), rng.standard_normal((n, 1)), schedule, lambda t: rng.standard_normal((n, 1)), time_pairs(200, 5), kind))
         for t, s in time_pairs(200, 5):
             ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
             beta = 1 - ab_t / ab_s
@@ -60,8 +60,8 @@ def test_terminal_signal_biases_samples():
     means = []
     for schedule in (linear(200), rescaled_linear(200)):
         rng = np.random.default_rng(0)
-        means.append(last(ancestral(gaussian_oracle(2.0, 0.1, schedule), rng.standard_normal((n, 1)), schedule,
-                                    lambda t: rng.standard_normal((n, 1)))).mean())
+        means.append(last(ancestral(split(gaussian_oracle(2.0, 0.1, schedule), schedule), rng.standard_normal((n, 1)), schedule,
+                                    lambda t: rng.standard_normal((n, 1)), time_pairs(200))).mean())
     error = 4 * (0.1 / n) ** 0.5
     assert means[0] < 2.0 - 2 * error and means[1] == pytest.approx(2.0, abs=error)
 
@@ -74,7 +74,7 @@ def test_no_noise_at_the_last_step(variance):
         asked.append(t)
         return np.ones((2, 1))
 
-    stops = [t for t, _ in ancestral(lambda x, t: 0 * x, np.ones((2, 1)), schedule, noise, variance)]
+    stops = [t for t, _ in ancestral(split(lambda x, t: 0 * x, schedule), np.ones((2, 1)), schedule, noise, time_pairs(10), variance)]
     assert stops == list(range(10, -1, -1)) and asked == list(range(9, 0, -1))
 
 
@@ -96,10 +96,17 @@ def test_refuses_steps(steps):
 
 def test_refusals_come_before_the_first_step(tiny):
     denoiser, backend, recipe = tiny
-    for wrong, message in [({"n": 0}, "n is 0"), ({"steps": 10**6}, "takes 1..200"), ({"variance": "gamma"}, "beta or posterior"),
-                           ({"sampler": "euler"}, "sampler is 'euler'"), ({"seed": -1}, "seed is -1")]:
+    for wrong, message in [({"n": 0}, "n is 0"), ({"sampling": Sampling(steps=10**6)}, "takes 1..200"), ({"seed": -1}, "seed is -1"),
+                           ({"sampling": Sampling(guidance=2)}, "guidance is 2; moons takes no labels")]:
         with pytest.raises(ValueError, match=message):
             sample(denoiser, backend, recipe, **{"n": 2, "seed": 0} | wrong)
+
+
+@pytest.mark.parametrize("wrong, message", [({"variance": "gamma"}, "beta or posterior"), ({"sampler": "euler"}, "sampler is 'euler'"), ({"eta": 2.0}, "eta is 2.0"),
+                                            ({"clip": 0.0}, "clip is 0.0"), ({"guidance": float("nan")}, "guidance is nan"), ({"start": "zero"}, "start is 'zero'")])
+def test_refused_settings(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**wrong)
 
 
 def test_draws_are_independent_and_repeat(tiny):

@@ -1,35 +1,93 @@
-"""Schedules against 40-digit arithmetic, and what they refuse."""
+"""Schedules against the formulas that define them worked out in 50 digits, and what they refuse."""
 
 from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
 
-from npdiff.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule, rescaled_linear
+from npdiff.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule, rescaled_linear, zero_terminal_snr
+
+D = Decimal
+PI = D("3.14159265358979323846264338327950288419716939937510582097494")
 
 
-def exact_alpha_bar(beta):
-    """alpha_bar in 40 digits, from float64 betas."""
-    with localcontext() as context:
-        context.prec = 40
-        product, table = Decimal(1), [Decimal(1)]
-        for b in beta:
-            product *= 1 - Decimal(float(b))
-            table.append(product)
-        return table
+def line(first, last, T):
+    """T numbers from first to last in equal steps."""
+    return [first + (last - first) * i / (T - 1) for i in range(T)]
+
+
+def product(betas, clip=D("0.999")):
+    table = [D(1)]
+    for beta in betas:
+        table.append(table[-1] * (1 - min(beta, clip)))
+    return table
+
+
+def cosine_of(x):
+    """cos x by its power series."""
+    term, total, k = D(1), D(1), 0
+    while abs(term) > D("1e-55"):
+        k += 2
+        term = -term * x * x / (k * (k - 1))
+        total += term
+    return total
+
+
+def exact_zero_snr(T):
+    s = [a.sqrt() for a in EXACT["rescaled_linear"](T)]
+    return [D(1)] + [((x - s[-1]) * s[1] / (s[1] - s[-1])) ** 2 for x in s[1:]]
+
+
+def exact_cosine(T):
+    f = [cosine_of((D(t) / T + D("0.008")) / D("1.008") * PI / 2) ** 2 for t in range(T + 1)]
+    return product([1 - now / before for before, now in zip(f, f[1:])])
+
+
+EXACT = {                       # alpha_bar from its definition, in as many digits as the context has
+    "linear": lambda T: product(line(D("1e-4"), D("0.02"), T)),
+    "rescaled_linear": lambda T: product([b * 1000 / T for b in line(D("1e-4"), D("0.02"), T)]),
+    "scaled_linear": lambda T: product([b * b * 1000 / T for b in line(D("0.00085").sqrt(), D("0.012").sqrt(), T)]),
+    "sigmoid": lambda T: product([(D("1e-4") + D("0.0199") / (1 + (-x).exp())) * 1000 / T for x in line(D(-6), D(6), T)]),
+    "cosine": exact_cosine,
+    "karras": lambda T: [D(1)] + [1 / (1 + u ** 14) for u in line(D("0.002") ** (D(1) / 7), D(80) ** (D(1) / 7), T)],
+    "straight": lambda T: [D(T - t) ** 2 / (D(T - t) ** 2 + D(t) ** 2) for t in range(T + 1)],
+    "zero_snr_linear": exact_zero_snr}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("T", [2, 10, 50, 200, 300, 600, 1000])
+@pytest.mark.parametrize("T", [10, 50, 200, 300, 600, 1000])
+def test_alpha_bar_in_50_digits(name, T):
+    schedule = make_schedule(name, T)
+    with localcontext() as context:
+        context.prec = 50
+        exact = EXACT[name](T)
+        error = [abs(D(float(ours)) - theirs) / theirs if theirs else abs(ours) for ours, theirs in zip(schedule.alpha_bar, exact, strict=True)]
+    assert max(error) < 1e-13
+    assert (np.diff(schedule.alpha_bar) < 0).all()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("T", [2, 10, 50, 200, 1000])
 def test_tables(name, T):
     schedule = make_schedule(name, T)
     assert {table.shape for table in vars(schedule).values() if isinstance(table, np.ndarray)} == {(T + 1,)}
     assert schedule.alpha_bar[0] == 1 and schedule.beta[0] == 0 and schedule.posterior_variance[0] == 0 == schedule.posterior_variance[1]
     assert (np.diff(schedule.alpha_bar) < 0).all() and (np.diff(schedule.snr) < 0).all()
-    exact = exact_alpha_bar(schedule.beta[1:])
-    assert max(abs(Decimal(float(a)) / e - 1) for a, e in zip(schedule.alpha_bar, exact)) < Decimal("1e-13")
     assert (schedule.posterior_variance[2:] > 0).all() and (schedule.posterior_variance[1:] < schedule.beta[1:]).all()
     np.testing.assert_allclose(schedule.sqrt_alpha_bar ** 2 + schedule.sqrt_one_minus_alpha_bar ** 2, 1, rtol=1e-15)
+
+
+def test_zero_terminal_snr_keeps_the_first_step():
+    for schedule in (linear(200), cosine(50)):
+        mended = zero_terminal_snr(schedule)
+        assert mended.alpha_bar[-1] == 0 and mended.alpha_bar[1] == pytest.approx(schedule.alpha_bar[1], rel=1e-14)
+
+
+def test_straight_is_a_straight_line():
+    """x_t over the sum of its two coefficients is (1 - tau) x_0 + tau eps."""
+    schedule = make_schedule("straight", 10)
+    tau = schedule.sqrt_one_minus_alpha_bar / (schedule.sqrt_alpha_bar + schedule.sqrt_one_minus_alpha_bar)
+    np.testing.assert_allclose(tau, np.arange(11) / 10, atol=1e-15)
 
 
 @pytest.mark.parametrize("T, terminal", [(200, 0.132), (300, 0.048), (600, 0.0023), (1000, 0.00004)])
@@ -59,7 +117,7 @@ def test_refuses_name():
         make_schedule("cubic", 10)
 
 
-@pytest.mark.parametrize("beta, message", [([0.1, 0.0], "beta at t = 2 is 0"), ([1.0, 0.1], "beta at t = 1 is 1"), ([0.1, -0.1], "t = 2 is -0.1"),
+@pytest.mark.parametrize("beta, message", [([0.1, 0.0], "beta at t = 2 is 0"), ([1.0, 0.1], "beta at t = 1 is 1; .* only the last may be 1"), ([0.1, -0.1], "t = 2 is -0.1"),
                                            ([np.nan, 0.1], "t = 1 is nan"), ([0.1], "T >= 2"), ([[0.1, 0.1]], "shape")])
 def test_refuses_betas(beta, message):
     with pytest.raises(ValueError, match=message):

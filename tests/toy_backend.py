@@ -51,7 +51,7 @@ class ToyDenoiser:
     def operations(self, x, t, labels=None):
         return [("linear", self.predict(x, t))]
 
-    def loss_and_grads(self, x_t, t, target, labels=None):
+    def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
         error, rows, M = self.predict(x_t, t) - target, self.features(x_t, t), len(x_t) * self.D
         grads = [[sum(2 / M * e[o] * f[i] for e, f in zip(error, rows)) for o in range(self.D)] for i in range(self.D + 2)]
         return sum(e * e for row in error for e in row) / M, {"w": grads}

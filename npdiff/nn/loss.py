@@ -5,20 +5,21 @@ import numpy as np
 from npdiff.nn.attention import softmax
 
 
-def mse_forward(y, target):
-    """loss = mean((y - target)^2).   y, target of one shape -> a scalar"""
+def mse_forward(y, target, weight=None):
+    """loss = mean(weight (y - target)^2).   y, target (N, ...) of one shape, weight (N,) or None for 1 -> a scalar"""
     error = y - target
-    return (error * error).sum() / error.size, error
+    weighted = error if weight is None else weight.reshape(-1, *[1] * (y.ndim - 1)) * error
+    return (weighted * error).sum() / error.size, weighted
 
 
 def mse_backward(cache):
-    """-> dy in the shape of y; the target is data and gets no gradient.
+    """-> dy in the shape of y; target and weight are data and get no gradient.
 
-    With M entries    loss = 1/M sum_m error[m]^2,   error[m] = y[m] - target[m]
-    Each y[m] occurs in one term     dy[m] = 2/M error[m]
+    With M entries    loss = 1/M sum_m weight[m] error[m]^2,   error[m] = y[m] - target[m]
+    Each y[m] occurs in one term     dy[m] = 2/M weight[m] error[m]
     """
-    error = cache
-    dy = (2 / error.size) * error
+    weighted = cache
+    dy = (2 / weighted.size) * weighted
     return dy
 
 

@@ -91,9 +91,10 @@ class TorchDenoiser:
         with torch.no_grad():
             return self.output(x, t, labels)
 
-    def loss_and_grads(self, x_t, t, target, labels=None):
+    def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
         check_same_shape(x_t=x_t, target=target)
-        loss = torch.nn.functional.mse_loss(self.output(x_t, t, labels), target)
+        error = torch.nn.functional.mse_loss(self.output(x_t, t, labels), target, reduction="none")
+        loss = error.mean() if weight is None else (self.backend.asarray(weight).reshape(-1, *[1] * (error.ndim - 1)) * error).mean()
         grads = torch.autograd.grad(loss, list(self.parameters.values()))
         return loss.item(), {name: to_numpy_layout(name, g) for name, g in zip(self.parameters, grads)}
 
