@@ -171,8 +171,8 @@ class Evaluate:
         print(f"{recipe.name}, {self.run_dir}: {draws} x {n} samples, seed {self.seed}")
         if points:
             print_moons(metrics.moons_report(samples, *([fresh_data(recipe, self.seed, n, k + shift) for k in range(5)] for shift in (0, 5))))
-        if recipe.conditional and recipe.data == "fashion-mnist":
-            print(f"  {'classified as asked':34}{judge.class_accuracy(samples[0].clip(-1, 1), labels):18.1%}")
+        if recipe.conditional and n >= 2 * recipe.model.classes:
+            print_classes(recipe, samples[0].clip(-1, 1), labels, *load_data(recipe.data, self.data)(1000, generator(self.seed, "data")))
         print_losses(recipe, steps, losses, metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data))
         warn_of_signal(recipe)
 
@@ -185,6 +185,15 @@ def print_moons(report):
     print(f"  {f'farther than {metrics.OFF_ARCS} from the arcs':34}{report['off_arcs']:18.2%}{report['off_arcs_data']:18.2%}")
     print(f"  {'energy distance to fresh data':34}{energy:18.2e}{energy_data:18.2e}   ratio {energy / energy_data:.2f}")
     print(f"  {'mean':34}{f'({x:.3f}, {y:.3f})':>18}{f'({data_x:.3f}, {data_y:.3f})':>18}")
+
+
+def print_classes(recipe, samples, labels, data, data_labels):
+    """How often the judge finds the class that was asked for, and how much samples of one class differ; beside real images."""
+    print(f"  {'':34}{'samples':>18}{'data':>18}")
+    if recipe.data == "fashion-mnist":
+        print(f"  {'classified as asked':34}{judge.class_accuracy(samples, labels):18.1%}{judge.class_accuracy(data, data_labels):18.1%}")
+    spread, spread_data = metrics.diversity(samples, labels), metrics.diversity(data, data_labels)
+    print(f"  {'distance of two of one class':34}{spread:18.2f}{spread_data:18.2f}   ratio {spread / spread_data:.2f}")
 
 
 def print_losses(recipe, steps, losses, buckets):

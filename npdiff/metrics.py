@@ -52,6 +52,20 @@ def off_arcs(points):
     return float((distance_to_arcs(points) > OFF_ARCS).mean())
 
 
+def diversity(images, labels):
+    """How far apart samples of one class lie: the mean Euclidean distance over all pairs of different images with the same label, then over the classes.
+
+    images (n, ...), labels (n,) integers -> a float, in the images' own units. Alike samples, however good, make it small; compare it with that of data.
+    Raises ValueError unless every class that occurs occurs at least twice.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(f"class {classes[counts.argmin()]} has 1 image; a distance takes at least 2 of each class")
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)                                     # (n, pixels)
+    of_class = [mean_distance(x, x) * len(x) / (len(x) - 1) for x in (flat[labels == k] for k in classes)]     # an image's distance to itself, 0, does not count
+    return float(np.mean(of_class))
+
+
 def moons_report(draws, fresh, others):
     """How good moons are: three lists of as many (n, 2) arrays; samples, fresh data to compare them with, and more fresh data to compare that with.
 

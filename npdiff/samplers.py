@@ -109,18 +109,19 @@ def ddim(denoise, x, schedule, noise, pairs, eta=0.0):
 def heun(denoise, x, schedule, noise, pairs):
     """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1); no noise, two predictions a jump, an error that falls with steps^-2.
 
-    In y = x / a and u = sigma / a the ODE is dy/du = eps, and DDIM is Euler's method: y_s = y_t + (u_s - u_t) eps_t. Heun's follows the mean of the slopes at
-    both ends instead, which moves x_s = a_s y_s by a_s (u_s - u_t) (eps_s - eps_t) / 2. At s = 0 no network is trained, and where a_t = 0 u is infinite:
-    these jumps stay Euler's.
+    In z = x / (a + sigma) and tau = sigma / (a + sigma), which runs from 0 to 1, the ODE is dz/dtau = eps - x0 = f (the straight line of rectified flow),
+    and DDIM is Euler's method: z_s = z_t + (tau_s - tau_t) f_t. Heun's follows the mean of the slopes at both ends instead, which moves z_s by
+    (tau_s - tau_t) (f_s - f_t) / 2. (The paper's x / a and sigma / a are the same ODE, but grow without bound where the signal ends.)
+    At s = 0, where no network is trained, the jump stays Euler's.
     """
     yield pairs[0][0], x
     for t, s in pairs:
         a_t, a_s, sigma_t, sigma_s = coefficients(t, s, schedule)
         x0, eps = denoise(x, t)
         x = a_s * x0 + sigma_s * eps
-        if s > 0 and a_t > 0:
-            _, eps_s = denoise(x, s)
-            x = x + 0.5 * (sigma_s - a_s / a_t * sigma_t) * (eps_s - eps)
+        if s > 0:
+            x0_s, eps_s = denoise(x, s)
+            x = x + 0.5 * (sigma_s - (a_s + sigma_s) * sigma_t / (a_t + sigma_t)) * ((eps_s - x0_s) - (eps - x0))
         yield s, x
 
 
