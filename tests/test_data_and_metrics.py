@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npdiff.data.moons import JITTER, MEAN, SCALE, make_moons
-from npdiff.metrics import distance_to_arcs, distance_to_half_circle, energy_distance, moons_report, off_arcs
+from npdiff.metrics import distance_to_arcs, distance_to_half_circle, diversity, energy_distance, moons_report, off_arcs
 from npdiff.rng import STREAMS, generator
 
 
@@ -75,7 +75,7 @@ def test_diversity_is_the_mean_distance_within_a_class():
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((9, 1, 4, 4)), np.array([0, 0, 0, 2, 2, 2, 2, 5, 5])
     pairs = {k: [np.linalg.norm(images[i] - images[j]) for i in range(9) for j in range(i) if labels[i] == labels[j] == k] for k in (0, 2, 5)}
-    assert metrics.diversity(images, labels) == pytest.approx(np.mean([np.mean(distances) for distances in pairs.values()]), rel=1e-6)
-    assert metrics.diversity(np.ones((4, 3)), np.array([0, 0, 1, 1])) == pytest.approx(0, abs=1e-6)
+    assert diversity(images, labels) == pytest.approx(np.mean([np.mean(distances) for distances in pairs.values()]), rel=1e-6)
+    assert diversity(np.ones((4, 3)), np.array([0, 0, 1, 1])) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="class 7 has 1 image"):
-        metrics.diversity(images[:3], np.array([0, 0, 7]))
+        diversity(images[:3], np.array([0, 0, 7]))
