@@ -1,8 +1,8 @@
 """The seam: what the project asks of a library that computes, and NumPy's answer to it.
 
 A backend owns arrays and one kind of object, the denoiser: a network with its gradients and its optimiser. Everything else (schedule, closed forms,
-samplers, training) is written once and only calls what stands here. A third library needs the six methods of Denoiser and the five of Backend,
-an afternoon's work, and an entry point in the group `npdiff.backends` to be found by name; tests/toy_backend.py is one of 60 lines.
+samplers, training) is written once and only calls what stands here. A third library needs the seven methods of Denoiser and the five of Backend,
+an afternoon's work, and an entry point in the group `npdiff.backends` to be found by name; tests/toy_backend.py is one of 80 lines.
 """
 
 import os
@@ -19,6 +19,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController, threadpool_info
 
 from npdiff.diffusion import check_same_shape
+from npdiff.likelihood import check_vectors, jacobian_trace
 from npdiff.models import MODELS, blocks, model_name
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.optim import adam, ema, warmed_up
@@ -37,6 +38,9 @@ class Denoiser(Protocol):
 
     def predict(self, x, t, labels=None):
         """array (N, ...), t an int or NumPy integers (N,), labels NumPy integers (N,) or None for no label -> array (N, ...), the network's output."""
+
+    def divergence(self, x, t, labels=None):
+        """Like predict, for vectors x (N, D): the output (N, D) and the trace of each sample's Jacobian d output / d x, (N,). ValueError for images."""
 
     def loss_and_grads(self, x_t, t, target, labels=None):
         """arrays (N, ...), t NumPy integers (N,), labels as in predict -> the mean squared error (a float) and its gradient, a dict of arrays with the parameters' names."""
@@ -128,6 +132,12 @@ class NumpyDenoiser:
         check_inputs(self.config, x, t)
         t = np.full(len(x), t)
         return np.concatenate(self.in_shards(lambda rows: self.forward(x, t, labels, rows)[0], len(x)))
+
+    def divergence(self, x, t, labels=None):
+        check_vectors(x)
+        check_inputs(self.config, x, t)
+        y, cache = self.forward(x, np.full(len(x), t), labels, slice(None))
+        return y, jacobian_trace(y, lambda dy: self.model.backward(dy, cache)[0])
 
     def loss_and_grads(self, x_t, t, target, labels=None):
         """The loss is a mean, so that of a batch is the weighted mean of its shards', and so is its gradient."""

@@ -8,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from npdiff.backend import check_arrays, check_inputs, host_peak_memory
 from npdiff.diffusion import check_same_shape
+from npdiff.likelihood import check_vectors
 from npdiff.models import model_name
 from npdiff.nn.embedding import check_labels
 from npdiff.optim import warmed_up
@@ -90,6 +91,13 @@ class TorchDenoiser:
     def predict(self, x, t, labels=None):
         with torch.no_grad():
             return self.output(x, t, labels)
+
+    def divergence(self, x, t, labels=None):
+        check_vectors(x)
+        x = x.detach().requires_grad_()
+        y = self.output(x, t, labels)
+        rows = [torch.autograd.grad(y[:, d].sum(), x, retain_graph=True)[0] for d in range(y.shape[1])]       # d y[n,d] / d x[n,:], each (N, D)
+        return y.detach(), sum(row[:, d] for d, row in enumerate(rows))
 
     def loss_and_grads(self, x_t, t, target, labels=None):
         check_same_shape(x_t=x_t, target=target)
