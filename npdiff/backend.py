@@ -1,8 +1,8 @@
 """The seam: what the project asks of a library that computes, and NumPy's answer to it.
 
 A backend owns arrays and one kind of object, the denoiser: a network with its gradients and its optimiser. Everything else (schedule, closed forms,
-samplers, training) is written once and only calls what stands here. A third library needs the six methods of Denoiser and the five of Backend,
-an afternoon's work, and an entry point in the group `npdiff.backends` to be found by name; tests/toy_backend.py is one of 60 lines.
+samplers, training) is written once and only calls what stands here. A third library needs the seven methods of Denoiser and the five of Backend,
+an afternoon's work, and an entry point in the group `npdiff.backends` to be found by name; tests/toy_backend.py is one of 80 lines.
 """
 
 import os
@@ -19,6 +19,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController, threadpool_info
 
 from npdiff.diffusion import check_same_shape
+from npdiff.likelihood import check_vectors, jacobian_trace
 from npdiff.models import MODELS, blocks, model_name
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.optim import adam, ema, warmed_up
@@ -37,6 +38,9 @@ class Denoiser(Protocol):
 
     def predict(self, x, t, labels=None):
         """array (N, ...), t an int or NumPy integers (N,), labels NumPy integers (N,) or None for no label -> array (N, ...), the network's output."""
+
+    def divergence(self, x, t, labels=None):
+        """Like predict, for vectors x (N, D): the output (N, D) and the trace of each sample's Jacobian d output / d x, (N,). ValueError for images."""
 
     def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
         """arrays (N, ...), t NumPy integers (N,), labels as in predict, weight NumPy floats (N,) or None for 1
@@ -126,13 +130,19 @@ class NumpyDenoiser:
         return views
 
     def predict(self, x, t, labels=None):
-        check_inputs(self.config, x, t)
+        check_inputs(self.config, x, t, labels)
         t = np.full(len(x), t)
         return np.concatenate(self.in_shards(lambda rows: self.forward(x, t, labels, rows)[0], len(x)))
 
+    def divergence(self, x, t, labels=None):
+        check_vectors(x)
+        check_inputs(self.config, x, t, labels)
+        y, cache = self.forward(x, np.full(len(x), t), labels, slice(None))
+        return y, jacobian_trace(y, lambda dy: self.model.backward(dy, cache)[0])
+
     def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
         """The loss is a mean, so that of a batch is the weighted mean of its shards', and so is its gradient."""
-        check_inputs(self.config, x_t, t)
+        check_inputs(self.config, x_t, t, labels)
         check_same_shape(x_t=x_t, target=target)
 
         weight = None if weight is None else weight.astype(self.theta.dtype)
@@ -210,12 +220,15 @@ class NumpyDenoiser:
         self.step = int(state["step"])
 
 
-def check_inputs(config, x, t):
-    """Raise ValueError unless x is a batch of what the network takes, and t one timestep or one per sample."""
+def check_inputs(config, x, t, labels):
+    """Raise ValueError unless x is a batch of what the network takes, t one timestep or one per sample, and labels None or, for a network with classes, one per sample."""
     if tuple(x.shape[1:]) != config.data_shape:
         raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (N, {', '.join(map(str, config.data_shape))})")
     if np.shape(t) not in ((), (len(x),)):
         raise ValueError(f"t has shape {np.shape(t)}; for {len(x)} samples it must be an int or ({len(x)},)")
+    classes = getattr(config, "classes", 0)
+    if labels is not None and (not classes or np.shape(labels) != (len(x),)):
+        raise ValueError(f"labels have shape {np.shape(labels)}; this network has {classes} classes and was given {len(x)} samples")
 
 
 def check_arrays(arrays, expected, what):

@@ -9,7 +9,8 @@ from toy_backend import ToyBackend
 
 from npdiff import backend as backend_module
 from npdiff.backend import NumpyBackend, load_backend
-from npdiff.models import mlp
+from npdiff.gradcheck import element_error, tensor_error
+from npdiff.models import convnet, mlp
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
 from npdiff.samplers import sample
@@ -47,6 +48,38 @@ def test_prediction_takes_one_t_or_many(tiny):
     x = backend.asarray(np.random.default_rng(0).standard_normal((3, 2)))
     np.testing.assert_array_equal(denoiser.predict(x, 7), denoiser.predict(x, np.array([7, 7, 7])))
     assert denoiser.predict(x, 7).dtype == np.float32
+
+
+def test_divergence_is_the_trace_of_the_complex_step():
+    """60 random networks, each with 1 to 5 coordinates: the answer is predict's, and the trace that of the Jacobian column by column."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        D, N, h = 1 + seed % 5, int(rng.integers(1, 9)), 1e-30
+        config = mlp.Config(data_dim=D, hidden=tuple(rng.integers(1, 20, rng.integers(1, 4)).tolist()), time_dim=2 * int(rng.integers(1, 6)),
+                            fourier_features=int(rng.integers(0, 5)) if seed % 2 else 0)
+        denoiser = load_backend("numpy", dtype="float64").make_denoiser(config, mlp.init(config, rng))
+        x, t = rng.standard_normal((N, D)), rng.integers(1, 1001, N)
+        y, trace = denoiser.divergence(x, t)
+        np.testing.assert_array_equal(y, denoiser.predict(x, t))
+        diagonal = [mlp.forward(denoiser.params, x + 1j * h * e_d, t, config)[0][:, d].imag / h for d, e_d in enumerate(np.eye(D))]       # (D, N)
+        assert trace.shape == (N,) and trace.dtype == np.float64
+        assert element_error(trace, sum(diagonal)) <= 1e-12 and tensor_error(trace, sum(diagonal)) <= 1e-12, seed
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_divergence_keeps_float32_and_takes_vectors_alone(name):
+    backend = load_backend(name)
+    denoiser = backend.make_denoiser(mlp.SMALL, mlp.init(mlp.SMALL, generator(0, "init")))
+    x = backend.asarray(np.random.default_rng(0).standard_normal((3, 2)))
+    assert {backend.to_numpy(array).dtype.name for array in denoiser.divergence(x, 7)} == {"float32"}
+    one, many = (backend.to_numpy(denoiser.divergence(x, t)[1]) for t in (7, np.array([7, 7, 7])))
+    np.testing.assert_array_equal(one, many)
+    config = convnet.Config(size=4, features=2)
+    of_images = backend.make_denoiser(config, convnet.init(config, generator(0, "init")))
+    with pytest.raises(ValueError, match=r"x has shape \(3, 1, 4, 4\); the trace of a Jacobian is for vectors"):
+        of_images.divergence(backend.asarray(np.zeros((3, 1, 4, 4))), 1)
+    with pytest.raises(ValueError, match=r"x has shape \(3, 4\); this network takes \(N, 2\)"):
+        denoiser.divergence(backend.asarray(np.zeros((3, 4))), 1)
 
 
 @pytest.mark.parametrize("x, t, target, message", [

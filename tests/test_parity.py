@@ -60,6 +60,20 @@ def test_forward_and_every_gradient_of_random_networks(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_divergence_of_random_networks(device):
+    """float64, to 1e-12: the answer and the trace of its Jacobian, by hand and by autograd, for 1 to 5 coordinates."""
+    numpy, reference = pair("float64", device)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        config = replace(random_recipe(rng).model, data_dim=1 + seed % 5)
+        params, x, t = mlp.init(config, rng), rng.standard_normal((7, config.data_dim)), rng.integers(1, 1001, 7)
+        ours = numpy.make_denoiser(config, params).divergence(x, t)
+        theirs = reference.make_denoiser(config, params).divergence(reference.asarray(x), t)
+        for array, other in zip(ours, theirs, strict=True):
+            assert not other.requires_grad and element_error(reference.to_numpy(other), array) <= 1e-12, seed
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("recipe", [MOONS, TEXTBOOK_MOONS], ids=lambda recipe: recipe.name)
 def test_a_thousand_steps_in_float64(recipe, device):
     for _, (ours, theirs), distance in drift(pair("float64", device), replace(recipe, steps=1000), seed=0):
@@ -155,5 +169,5 @@ def test_everything_stays_on_the_backends_device():
     backend.device = torch.device("meta")
     denoiser = new_denoiser(backend, recipe, 0)
     x = backend.asarray(np.zeros((4, 2)))
-    assert denoiser.predict(x, 3).device.type == "meta"
+    assert {array.device.type for array in (denoiser.predict(x, 3), *denoiser.divergence(x, 3))} == {"meta"}
     assert all(p.device.type == "meta" for p in [*denoiser.parameters.values(), *denoiser.average.module.parameters()])

@@ -3,18 +3,27 @@
 It knows nothing of NumPy's networks; training, samplers and comparison run on it unchanged. Registered by tests/test_backend.py as an entry point.
 """
 
+import operator
+
 import numpy as np
 
 
+def each(operation):
+    """The operation row by row, down to the numbers; a number on the right goes with every row."""
+    return lambda a, b: Rows(operation(x, y) for x, y in zip(a, b if isinstance(b, Rows) else [b] * len(a)))
+
+
 class Rows(list):
-    """An array of this library: a list of rows, with the operators that npdiff's samplers use."""
+    """An array of this library: a list of numbers, or of such lists, with the operators that npdiff's shared code uses."""
 
     shape = property(lambda self: (len(self), len(self[0])))
-    __mul__ = __rmul__ = lambda self, k: Rows([[k * v for v in row] for row in self])
-    __truediv__ = lambda self, k: self * (1 / k)
-    __add__ = lambda self, other: Rows([[a + b for a, b in zip(r, s)] for r, s in zip(self, other)])
-    __sub__ = lambda self, other: self + -1.0 * other
+    __add__ = __radd__ = each(operator.add)
+    __sub__ = each(operator.sub)
+    __mul__ = __rmul__ = each(operator.mul)
+    __truediv__ = each(operator.truediv)
     __getitem__ = lambda self, key: Rows(list.__getitem__(self, key)) if isinstance(key, slice) else list.__getitem__(self, key)
+    sum = lambda self, axis: Rows(sum(row) for row in self)
+    mean = lambda self: sum(sum(row) / len(row) for row in self) / len(self)
 
 
 class ToyBackend:
@@ -22,7 +31,7 @@ class ToyBackend:
         self.made_for = device, dtype
 
     def asarray(self, x):
-        return Rows(np.asarray(x, float).tolist())
+        return Rows(Rows(row) for row in np.asarray(x, float).tolist())
 
     def to_numpy(self, x):
         return np.array(x)
@@ -46,7 +55,10 @@ class ToyDenoiser:
         return [[*row, time / 1000, 1.0] for row, time in zip(x, times)]
 
     def predict(self, x, t, labels=None):
-        return Rows([[sum(f * w[o] for f, w in zip(row, self.w)) for o in range(self.D)] for row in self.features(x, t)])
+        return Rows(Rows(sum(f * w[o] for f, w in zip(row, self.w)) for o in range(self.D)) for row in self.features(x, t))
+
+    def divergence(self, x, t, labels=None):
+        return self.predict(x, t), Rows([sum(self.w[d][d] for d in range(self.D))] * len(x))
 
     def operations(self, x, t, labels=None):
         return [("linear", self.predict(x, t))]

@@ -8,6 +8,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from npdiff.backend import check_arrays, check_inputs, host_peak_memory
 from npdiff.diffusion import check_same_shape
+from npdiff.likelihood import check_vectors
 from npdiff.models import model_name
 from npdiff.nn.embedding import check_labels
 from npdiff.optim import warmed_up
@@ -78,18 +79,22 @@ class TorchDenoiser:
 
     def output(self, x, t, labels):
         """The module's, after a check of all that goes in: CUDA would answer a label out of range by ending the process's use of the device."""
-        check_inputs(self.config, x, t)
+        check_inputs(self.config, x, t, labels)
         t = self.timesteps(t, len(x))
         if labels is None:
             return self.module(x, t)
-        classes = getattr(self.config, "classes", 0)
-        if not classes or np.shape(labels) != (len(x),):
-            raise ValueError(f"labels have shape {np.shape(labels)}; this network has {classes} classes and was given {len(x)} images")
-        return self.module(x, t, torch.tensor(check_labels(labels, classes + 1), dtype=torch.long, device=self.backend.device))
+        return self.module(x, t, torch.tensor(check_labels(labels, self.config.classes + 1), dtype=torch.long, device=self.backend.device))
 
     def predict(self, x, t, labels=None):
         with torch.no_grad():
             return self.output(x, t, labels)
+
+    def divergence(self, x, t, labels=None):
+        check_vectors(x)
+        x = x.detach().requires_grad_()
+        y = self.output(x, t, labels)
+        rows = [torch.autograd.grad(y[:, d].sum(), x, retain_graph=True)[0] for d in range(y.shape[1])]       # d y[n,d] / d x[n,:], each (N, D)
+        return y.detach(), sum(row[:, d] for d, row in enumerate(rows))
 
     def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
         check_same_shape(x_t=x_t, target=target)
