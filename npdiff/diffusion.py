@@ -152,6 +152,13 @@ def check_loss_weight(loss_weight):
         raise ValueError(f"loss_weight is {loss_weight!r}; it must be one of {', '.join(LOSS_WEIGHTS)}")
 
 
+def check_signal(schedule, prediction_type):
+    """Raise ValueError for epsilon predictions where alpha_bar_T = 0: x_T is then the noise itself, and knowing it says nothing of x_0."""
+    if prediction_type == "epsilon" and schedule.alpha_bar[schedule.T] == 0:
+        raise ValueError("prediction_type is 'epsilon', but alpha_bar_T is 0: x_T is all noise, and naming it says nothing of x_0; "
+                         "it must be sample, v_prediction or flow_prediction")
+
+
 def transition_beta(t, s, schedule):
     """The variance of the noise that leads from x_s to x_t, s < t:   beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s.   beta_{t|t-1} is beta_t."""
     return float(1 - schedule.alpha_bar[t] / schedule.alpha_bar[s])

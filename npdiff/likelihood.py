@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from npdiff.diffusion import eps_from_x0, posterior_mean, posterior_variance, prediction_target, q_sample, transition_beta, x0_from_prediction
+from npdiff.diffusion import check_signal, eps_from_x0, posterior_mean, posterior_variance, prediction_target, q_sample, transition_beta, x0_from_prediction
 from npdiff.samplers import check_variance, time_pairs
 
 CDF_TAIL = -25.0        # below this the normal distribution's integral is taken from its asymptotic series; erfc itself would vanish below -38
@@ -210,9 +210,3 @@ def check_vectors(x):
     """Raise ValueError unless x is a batch of vectors (N, D)."""
     if len(x.shape) != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}; the trace of a Jacobian is for vectors (N, D): it takes a backward for each of their D numbers")
-
-
-def check_signal(schedule, prediction_type):
-    """Raise ValueError for epsilon predictions where alpha_bar_T = 0: x_T is then the noise itself, and knowing it says nothing of x_0."""
-    if prediction_type == "epsilon" and schedule.alpha_bar[schedule.T] == 0:
-        raise ValueError("prediction_type is 'epsilon', but alpha_bar_T is 0: nothing of x_0 follows from the noise at t = T; predict v or x_0 instead")

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 
 from npdiff.data import DATA
-from npdiff.diffusion import check_loss_weight, check_prediction_type
+from npdiff.diffusion import check_loss_weight, check_prediction_type, check_signal
 from npdiff.models import MODELS, convnet, mlp, model_name, unet
 from npdiff.optim import learning_rate
 from npdiff.samplers import check_variance
@@ -45,16 +45,14 @@ class Recipe:
         return getattr(self.model, "classes", 0) > 0
 
     def __post_init__(self):
-        alpha_bar = make_schedule(self.schedule, self.num_train_timesteps).alpha_bar
+        schedule = make_schedule(self.schedule, self.num_train_timesteps)
         learning_rate(self.lr_schedule, 1, 1, self.lr)
         check_prediction_type(self.prediction_type)
+        check_signal(schedule, self.prediction_type)
         check_loss_weight(self.loss_weight)
         check_variance(self.variance)
         if self.data not in DATA:
             raise ValueError(f"data is {self.data!r}; it must be one of {', '.join(DATA)}")
-        if alpha_bar[-1] == 0 and self.prediction_type == "epsilon":
-            raise ValueError(f"prediction_type is 'epsilon'; with schedule {self.schedule} x_T is all noise, and naming it says nothing of x_0: "
-                             "it must be sample, v_prediction or flow_prediction")
         for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
