@@ -14,6 +14,7 @@ from npdiff.schedule import linear, make_schedule, rescaled_linear
 
 MOONS = Moons()
 LINE = GaussianMixture([0.2, 0.5, 0.3], [[-2], [0.5], [3]], [[[0.1]], [[0.5]], [[0.02]]])
+FAR_PARTS = GaussianMixture([0.5, 0.5], [[-20], [20]], [[[0.01]], [[0.04]]])
 PLANE = GaussianMixture([0.36, 0.64], [[0.9, -1.0], [-0.35, 0.25]], [[[0.64, 0.36], [0.36, 0.64]], [[0.5, -0.2], [-0.2, 0.3]]])
 
 
@@ -193,6 +194,16 @@ def fine_mmse(snr):
     return 2 * MOONS.variance * shrink + shrink ** 2 * spread
 
 
+def test_mmse_against_a_finer_and_wider_sum():
+    for snr in (18.0, 60.0, 1e4):
+        assert MOONS.mmse(snr) == pytest.approx(fine_mmse(snr), rel=3e-5)
+    for mixture in (LINE, FAR_PARTS):
+        for snr in (0.01, 0.04, 0.05, 1.0, 20.0, 1000.0):
+            x = np.linspace(-28, 28, 100_001)[:, None]
+            log_p, _, variance = mixture.posterior(x, snr / (1 + snr))
+            assert mixture.mmse(snr) == pytest.approx((np.exp(log_p) * variance).sum() * (x[1, 0] - x[0, 0]), rel=3e-5)
+
+
 @pytest.mark.parametrize("name, T, known", [("linear", 200, 0.455), ("linear", 1000, 0.216), ("rescaled_linear", 200, 0.212), ("cosine", 200, 0.373)])
 def test_moons_floor_against_a_finer_rule_and_known_means(name, T, known):
     schedule = make_schedule(name, T)
@@ -208,8 +219,7 @@ def test_floor_of_mixtures():
     schedule = rescaled_linear(1000)
     gaussian = GaussianMixture([1], [[5.0]], [[[0.01]]])
     np.testing.assert_allclose(floor_by_t(gaussian, schedule)[1:], 1 - 1 / (1 + 0.01 * schedule.snr[1:]), rtol=1e-4)
-    parts = GaussianMixture([0.5, 0.5], [[-20], [20]], [[[0.01]], [[0.04]]])
-    np.testing.assert_allclose(floor_by_t(parts, schedule)[1:], schedule.snr[1:] * parts.mmse(schedule.snr[1:]), rtol=2e-4)
+    np.testing.assert_allclose(floor_by_t(FAR_PARTS, schedule)[1:], schedule.snr[1:] * FAR_PARTS.mmse(schedule.snr[1:]), rtol=2e-4)
 
 
 def test_floor_where_nothing_is_left_of_the_signal():
