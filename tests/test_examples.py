@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import os
 import runpy
@@ -26,6 +27,7 @@ TINY = {                        # arguments that make a script quick; one withou
     "07_colour": {"steps": 20, "batch_size": 8, "samples": 2},
     "08_skips": {"steps": 30},
     "09_train_judge": {"epochs": 0.04},
+    "16_scheduler_library": {"steps": 500, "samples": 300},
 }
 FILES = {"09_train_judge": {"09_train_judge.safetensors"}}      # what a script writes beside its picture
 FASHION_MNIST = {"06_fashion_lab", "09_train_judge"}            # scripts that take --data
@@ -78,7 +80,7 @@ def test_writes_a_real_picture_and_prints_its_path(run, name):
     assert min(half.mean() for half in halves) > 0.01
 
 
-@pytest.mark.parametrize("name", ["01_forward_chain", "03_one_point", "04_blunder", "05_two_backends", "06_fashion_lab", "08_skips"])
+@pytest.mark.parametrize("name", ["01_forward_chain", "03_one_point", "04_blunder", "05_two_backends", "06_fashion_lab", "08_skips", "16_scheduler_library"])
 def test_draws_what_it_is_about(run, name):
     """Its blue and its orange, not only the axes and the grey data behind them."""
     picture = imread(run(name)[1] / f"{name}.png")[..., :3]
@@ -251,3 +253,27 @@ def test_the_judge_needs_steps(monkeypatch, tmp_path, epochs):
     monkeypatch.setattr(script, "load_bytes", lambda split, data: (np.zeros((256, 28, 28), np.uint8), np.zeros(256, int)))
     with pytest.raises(ValueError, match=f"epochs is {epochs} with 256 images"):
         script.main(epochs=epochs, out=tmp_path)
+
+
+def test_a_scheduler_library_draws_the_same(run):
+    numbers, _, printed = run("16_scheduler_library")
+    assert list(numbers["gaps"]) == ["ancestral and DDPMScheduler", "ddim and DDIMScheduler"]
+    for name, (a, b) in numbers["twins"].items():
+        assert a.shape == b.shape == (300, 2) and numbers["gaps"][name] == abs(a - b).max() < 1e-3 and f"{numbers['gaps'][name]:.1e}" in printed
+        assert (a.std(0) > 0.5).all()                                           # not one point drawn 300 times
+    assert abs(numbers["as_it_comes"]).max() <= 1 < abs(numbers["twins"]["ancestral and DDPMScheduler"][1]).max()
+
+
+def test_lines_of_code():
+    module = load("16_scheduler_library")
+    for function in (module.with_npdiff, module.with_diffusers):
+        assert module.code_lines(function) == inspect.getsource(function).count("\n") - 1          # all but the docstring
+    assert module.code_lines(module.code_lines) == 4                                                # nor the comment beside a line
+
+
+def test_a_scheduler_library_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPTS["16_scheduler_library"]), run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == 'error: this example needs the package diffusers, which is not installed: pip install "npdiff[test]"\n'
