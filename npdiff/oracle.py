@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from npdiff.data.moons import JITTER, MEAN, SCALE, make_moons
+from npdiff.diffusion import loss_weights, prediction_target, squared_error_ratio
 
 BLOCK = 2**13       # numbers in one array: points are worked on in blocks, so that the arrays in between stay in the processor's cache
 REACH = 6.0         # standard deviations that a lattice reaches beyond the data
@@ -88,12 +89,14 @@ class Oracle:
 
         return np.array([one(s / (1 + s)) for s in snr.flat]).reshape(snr.shape)
 
-    def predict(self, schedule):
-        """The oracle in the place of a network: a function (x, t) -> eps*(x, t) in x's shape and dtype, t an int or integers (N,) in 1..T."""
+    def predict(self, schedule, prediction_type="epsilon"):
+        """The oracle in the place of a network: a function (x, t) -> the best answer to x_t = x of this prediction_type, in x's shape and dtype, t an int or
+        integers (N,) in 1..T. Every target is linear in (x_0, eps), so its mean is the target of their means."""
 
         def predict(x, t):
             schedule.check_t(t)
-            return self.eps(x, schedule.alpha_bar[t]).astype(x.dtype)
+            alpha_bar = schedule.alpha_bar[t]
+            return prediction_target(self.x0(x, alpha_bar), t, self.eps(x, alpha_bar), schedule, prediction_type).astype(x.dtype)
 
         return predict
 
@@ -278,19 +281,21 @@ NODES_PER_E = 3         # points of mmse_by_snr's interpolation for each factor 
 TAIL = 1e-5             # it is good to 1e-4 when its last coefficients are smaller than this
 
 
-def floor_by_t(oracle, schedule):
-    """The Bayes floor: the smallest mean squared error of a prediction of eps at each t, per coordinate, float64 (T + 1,); nan at t = 0, without noise.
+def floor_by_t(oracle, schedule, prediction_type="epsilon", loss_weight="simple"):
+    """The Bayes floor: the smallest loss that any network can have at each t, per coordinate, float64 (T + 1,); nan at t = 0, which is never trained.
 
-    As eps - eps* = -a (x_0 - E[x_0 | x_t]) / sigma,   floor_t = E|eps - eps*|^2 / D = snr_t MMSE(snr_t) / D,   good to 1e-4, relative.
-    Where x_t is all noise, it can be named, and the floor is 0; where the noise is too weak to be told from the data's own spread, the floor is 1.
+    The best answer is that of E[x_0 | x_t], whose error is MMSE(snr_t); squared_error_ratio says what it is in units of the prediction. For epsilon
+    floor_t = snr_t MMSE(snr_t) / D: where x_t is all noise, it can be named, and the floor is 0; where the noise is too weak to be told from the data's own
+    spread, it is 1. Good to 1e-4, relative.
     """
     snr = schedule.snr[1:]                                                                          # (T,)
-    return np.concatenate([[np.nan], snr * mmse_by_snr(oracle, snr) / oracle.dim])
+    scale = loss_weights(schedule, prediction_type, loss_weight)[1:] * squared_error_ratio(schedule, prediction_type)[1:]
+    return np.concatenate([[np.nan], scale * mmse_by_snr(oracle, snr) / oracle.dim])
 
 
-def bayes_floor(oracle, schedule):
+def bayes_floor(oracle, schedule, prediction_type="epsilon", loss_weight="simple"):
     """The smallest possible loss: the mean of floor_by_t over t = 1..T, as training draws t, a float."""
-    return float(floor_by_t(oracle, schedule)[1:].mean())
+    return float(floor_by_t(oracle, schedule, prediction_type, loss_weight)[1:].mean())
 
 
 def mmse_by_snr(oracle, snr):

@@ -33,7 +33,7 @@ def time_pairs(T, steps=None, timestep_spacing="trailing"):
         raise ValueError(f"timestep_spacing is {timestep_spacing!r}; it must be one of {', '.join(TIMESTEP_SPACINGS)}")
     if timestep_spacing == "linspace" and steps == 1:
         raise ValueError("steps is 1; linspace visits both t = T and t = 1, so it takes at least 2")
-    times = {"trailing": lambda i: round(T * i / steps), "linspace": lambda i: round(1 + (T - 1) * (i - 1) / (steps - 1)),
+    times = {"trailing": lambda i: round(T * i / steps), "linspace": lambda i: 1 + round((T - 1) * (i - 1) / (steps - 1)),
              "leading": lambda i: 1 + (i - 1) * (T // steps)}[timestep_spacing]
     stops = [*(times(i) for i in range(steps, 0, -1)), 0]
     return list(zip(stops[:-1], stops[1:]))

@@ -9,7 +9,7 @@ from npdiff.data.moons import MEAN, SCALE
 from npdiff.diffusion import q_sample
 from npdiff.gradcheck import complex_step
 from npdiff.oracle import GaussianMixture, Moons, bayes_floor, floor_by_t, oracle_of
-from npdiff.samplers import ancestral
+from npdiff.samplers import ancestral, split, time_pairs
 from npdiff.schedule import linear, make_schedule, rescaled_linear
 
 MOONS = Moons()
@@ -160,7 +160,7 @@ def test_sampler_with_the_oracle_returns_the_mixture():
     """In 80 jumps: the last, from t = 12, leaves out 0.25 % of the variance, half a standard error. (With every timestep it takes a minute.)"""
     schedule, n, rng = rescaled_linear(1000), 100_000, np.random.default_rng(0)
     mixture = GaussianMixture([0.36, 0.64], [[0.9, -1], [-0.35, 0.25]], [[[0.64, 0.36], [0.36, 0.64]]] * 2)
-    *_, (_, x) = ancestral(mixture.predict(schedule), rng.standard_normal((n, 2)), schedule, lambda t: rng.standard_normal((n, 2)), "beta", steps=80)
+    *_, (_, x) = ancestral(split(mixture.predict(schedule), schedule), rng.standard_normal((n, 2)), schedule, lambda t: rng.standard_normal((n, 2)), time_pairs(1000, 80), "beta")
     mean, covariance = mean_and_covariance(mixture)
     variance = np.diag(covariance)
     np.testing.assert_array_less(abs(x.mean(0) - mean), 4 * (variance / n) ** 0.5)

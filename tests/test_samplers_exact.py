@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from npdiff.diffusion import PREDICTION_TYPES
 from npdiff.oracle import GaussianMixture
 from npdiff.samplers import SAMPLERS, ancestral, ddim, dpm_solver_pp, guided, heun, naive_skip, split, time_pairs
 from npdiff.schedule import make_schedule, rescaled_linear
@@ -13,7 +14,7 @@ DETERMINISTIC = {"ddim": ddim, "dpm_solver_pp": dpm_solver_pp, "heun": heun}
 
 def denoise_by(oracle, schedule):
     """The oracle's x_0 as the network of prediction_type sample, which every schedule permits."""
-    return split(lambda x, t: oracle.x0(x, float(schedule.alpha_bar[t])), schedule, "sample")
+    return split(oracle.predict(schedule, "sample"), schedule, "sample")
 
 
 def last(chain):
@@ -108,16 +109,11 @@ def test_ddim_with_eta_1_is_the_ancestral_sampler():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_prediction_types_lead_the_same_way(name):
     """The oracle's answer in four parameterisations: the same chain."""
-    from npdiff.diffusion import PREDICTION_TYPES, prediction_target
     schedule, chains = rescaled_linear(40), []
     noises = np.random.default_rng(3).standard_normal((41, 20, 2))
     for prediction_type in PREDICTION_TYPES:
-
-        def predict(x, t):
-            alpha_bar = float(schedule.alpha_bar[t])
-            return prediction_target(MIXTURE.x0(x, alpha_bar), t, MIXTURE.eps(x, alpha_bar), schedule, prediction_type)
-
-        chains.append(np.array([x for _, x in SAMPLERS[name](split(predict, schedule, prediction_type), noises[40], schedule, noises.__getitem__, time_pairs(40, 8))]))
+        denoise = split(MIXTURE.predict(schedule, prediction_type), schedule, prediction_type)
+        chains.append(np.array([x for _, x in SAMPLERS[name](denoise, noises[40], schedule, noises.__getitem__, time_pairs(40, 8))]))
     for other in chains[1:]:
         np.testing.assert_allclose(other, chains[0], rtol=0, atol=1e-9)
 
