@@ -41,14 +41,18 @@ def points_panel(axis, x, data, title):
     return artist
 
 
-def loss_curve(steps, losses, every, title):
-    """Mean loss against the training step; each point is the mean of `every` steps, and the line their running mean over a twentieth of the run."""
+def loss_curve(steps, losses, every, title, floor=None):
+    """Mean loss against the training step; each point is the mean of `every` steps, and the line their running mean over a twentieth of the run.
+    floor is the smallest loss that any network can have, where it is known."""
     fig, (axis,) = figure(width=6)
     window = max(1, len(losses) // 20)
     running = np.convolve(losses, np.ones(window) / window, "valid")
     axis.plot(steps, losses, ".", markersize=3, color=DATA_COLOUR, label=f"mean of {every} steps")
     axis.plot(steps[window - 1:], running, color=SAMPLE_COLOUR, label=f"mean of {every * window:,} steps")
     settled = losses[len(losses) // 10:]
+    if floor is not None:
+        axis.axhline(floor, color="0.4", linewidth=1, linestyle="--", label=f"Bayes floor, {floor:.4f}")
+        settled = [*settled, floor]
     margin = max(0.1 * (max(settled) - min(settled)), 0.01)
     axis.set(title=title, xlabel="step", ylabel="mean squared error of the noise", ylim=(min(settled) - margin, max(settled) + margin))
     axis.legend(frameon=False)
@@ -108,10 +112,13 @@ def comparison(names, steps, losses, parameters, title):
     return fig
 
 
-def loss_buckets(edges, losses, title):
-    """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1]."""
+def loss_buckets(edges, losses, title, floor=None):
+    """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1]. floor (T + 1,) is the smallest possible at each t, where it is known."""
     fig, (axis,) = figure(width=6)
     axis.bar(edges[:-1], losses, np.diff(edges), align="edge", color=SAMPLE_COLOUR, edgecolor="white")
+    if floor is not None:
+        axis.plot(np.arange(1, len(floor)), floor[1:], color=NOISE_COLOUR, label="Bayes floor")
+        axis.legend(frameon=False)
     axis.set(title=title, xlabel="t", ylabel="mean squared error")
     return fig
 

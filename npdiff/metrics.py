@@ -1,10 +1,11 @@
-"""Metrics: how close samples are to the data, without a network's opinion."""
+"""Metrics: how close samples are to the data, and a loss to the best possible one, without a network's opinion."""
 
 import numpy as np
 
 from npdiff.data import load_data
 from npdiff.data.moons import MEAN, SCALE
-from npdiff.diffusion import prediction_target, q_sample
+from npdiff.diffusion import loss_weights, prediction_target, q_sample
+from npdiff.oracle import floor_by_t, oracle_of
 from npdiff.rng import generator
 from npdiff.schedule import make_schedule
 
@@ -83,21 +84,51 @@ def moons_report(draws, fresh, others):
     }
 
 
-def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10, samples=2000):
-    """Where the loss comes from: the mean squared error in equal buckets of timesteps, on fresh noise.   -> edges (buckets + 1,), losses (buckets,)
+def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10):
+    """Where the loss comes from: its mean in equal buckets of timesteps, on fresh data and noise.   -> edges (buckets + 1,), losses (buckets,)
 
-    Bucket i holds edges[i] < t <= edges[i + 1]. `samples` numbers t in all, evenly spread; images are fewer, 256.
+    Bucket i holds edges[i] < t <= edges[i + 1].
     """
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
-    n = samples if len(recipe.model.data_shape) == 1 else 256
-    rng = generator(seed, "data", 2**32)                                                # an address that no draw of data has
-    x0, labels = load_data(recipe.data, data_dir)(n, rng)
-    t = (1 + np.arange(n) * schedule.T // n).astype(np.int64)                           # 1..T, each as often
-    noise = rng.standard_normal(x0.shape, x0.dtype)
-    x_t = backend.asarray(q_sample(x0, t, noise, schedule))
-    answer = backend.to_numpy(denoiser.predict(x_t, t, labels if recipe.conditional else None))
+    x0, x_t, t, noise, answer = answers(denoiser, backend, recipe, seed, 256 if len(recipe.model.data_shape) > 1 else 5000, data_dir)
+    schedule = recipe_schedule(recipe)
     error = (answer - prediction_target(x0, t, noise, schedule, recipe.prediction_type)) ** 2
+    per_sample = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * error.reshape(len(t), -1).mean(1)     # (n,)
     edges = np.linspace(0, schedule.T, min(buckets, schedule.T) + 1).round().astype(int)
     bucket = np.searchsorted(edges, t) - 1
-    per_sample = error.reshape(n, -1).mean(1)                                           # (n,)
     return edges, np.bincount(bucket, per_sample, len(edges) - 1) / np.bincount(bucket, minlength=len(edges) - 1)
+
+
+def answers(denoiser, backend, recipe, seed, n, data_dir=None):
+    """What a network says to n fresh noised samples, their timesteps evenly spread over 1..T: x0, x_t (n, ...), t (n,), noise and answer (n, ...), NumPy arrays."""
+    rng = generator(seed, "data", 2**32)                                                # an address that no draw of data has
+    x0, labels = load_data(recipe.data, data_dir)(n, rng)
+    t = (1 + np.arange(n) * recipe.num_train_timesteps // n).astype(np.int64)           # 1..T, each as often
+    noise = rng.standard_normal(x0.shape, x0.dtype)
+    x_t = q_sample(x0, t, noise, recipe_schedule(recipe))
+    answer = backend.to_numpy(denoiser.predict(backend.asarray(x_t), t, labels if recipe.conditional else None))
+    return x0, x_t, t, noise, answer
+
+
+def recipe_schedule(recipe):
+    """The recipe's Schedule."""
+    return make_schedule(recipe.schedule, recipe.num_train_timesteps)
+
+
+def recipe_floor(recipe):
+    """The Bayes floor of the recipe's loss by timestep, (T + 1,), nan at t = 0; None where the law of the data is not known."""
+    oracle = oracle_of(recipe.data)
+    return None if oracle is None else floor_by_t(oracle, recipe_schedule(recipe), recipe.prediction_type, recipe.loss_weight)
+
+
+def loss_above_floor(denoiser, backend, recipe, seed):
+    """A network's expected loss and the smallest that any can have: two floats. For data whose law is known.
+
+    The error of an answer is that of the best answer, the conditional mean, plus its own distance from it, and the two are uncorrelated:
+        E|answer - target|^2 = E|best - target|^2 + E|answer - best|^2
+    The first is the floor, exact; only the second, small, is averaged over 5,000 draws.
+    """
+    schedule, oracle = recipe_schedule(recipe), oracle_of(recipe.data)
+    _, x_t, t, _, answer = answers(denoiser, backend, recipe, seed, 5000)
+    distance = ((answer - oracle.predict(schedule, recipe.prediction_type)(x_t, t)) ** 2).mean(1)             # (n,)
+    floor = float(recipe_floor(recipe)[1:].mean())
+    return floor + float((loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * distance).mean()), floor

@@ -68,7 +68,7 @@ TEXTBOOK_MOONS = Recipe(
     schedule="linear", num_train_timesteps=200, batch_size=256, steps=3000, lr=1e-3, variance="beta")
 MOONS = Recipe(
     name="moons", data="moons", model=mlp.Config(hidden=(128, 128, 128), time_dim=32, fourier_features=16),
-    schedule="rescaled_linear", num_train_timesteps=200, batch_size=256, steps=20000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999)
+    schedule="sigmoid", num_train_timesteps=200, batch_size=256, steps=20000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999)
 
 EPOCH = 469         # steps in which batches of 128 show as many images as Fashion-MNIST has
 LAB_FASHION = Recipe(

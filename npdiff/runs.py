@@ -8,7 +8,7 @@ import numpy as np
 
 from npdiff import checkpoint
 from npdiff.data import CLASS_NAMES, load_data
-from npdiff.metrics import loss_by_t
+from npdiff.metrics import loss_by_t, recipe_floor
 from npdiff.models import MODELS, model_name
 from npdiff.progress import progress
 from npdiff.rng import generator
@@ -81,9 +81,11 @@ def draw_pictures(run, recipe, seed, backend, data_dir, quiet):
     from npdiff import figures
     schedule, denoiser = make_schedule(recipe.schedule, recipe.num_train_timesteps), trained_denoiser(run, recipe, backend)
     steps, losses = checkpoint.load_metrics(run)
-    print(figures.save(figures.loss_curve(steps, losses, recipe.log_every, f"{recipe.name}: training loss"), run / "loss.png"))
+    floor = recipe_floor(recipe)
+    lowest = None if floor is None else floor[1:].mean()
+    print(figures.save(figures.loss_curve(steps, losses, recipe.log_every, f"{recipe.name}: training loss", lowest), run / "loss.png"))
     buckets = loss_by_t(denoiser, backend, recipe, seed, data_dir)
-    print(figures.save(figures.loss_buckets(*buckets, f"{recipe.name}: loss by timestep"), run / "loss_by_t.png"))
+    print(figures.save(figures.loss_buckets(*buckets, f"{recipe.name}: loss by timestep", floor), run / "loss_by_t.png"))
     print(figures.save(figures.schedule_curves(schedule, f"{recipe.schedule}, T = {schedule.T}"), run / "schedule.png"))
 
     points = len(recipe.model.data_shape) == 1
