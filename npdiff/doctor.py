@@ -68,7 +68,8 @@ def terminal_signal(recipe, sampling, x0):
         return Record("signal in x_T", number)
     cures = {"schedule rescaled_linear": ("rescaled_linear", schedule.T), "num_train_timesteps 1000": (recipe.schedule, 1000)}
     left = {name: make_schedule(*cure).alpha_bar[-1] for name, cure in cures.items()}
-    return Record("signal in x_T", number, finding, " or ".join(f"{name} (alpha_bar[T] = {left[name]:.1e})" for name in cures if left[name] <= SIGNAL_LEFT))
+    advice = " or ".join(f"{name} (alpha_bar[T] = {alpha_bar:.1e})" for name, alpha_bar in left.items() if alpha_bar <= SIGNAL_LEFT)
+    return Record("signal in x_T", number, finding, advice)
 
 
 def prior_term(alpha_bar, x0):
@@ -91,7 +92,8 @@ def timesteps(recipe, sampling):
     if first == schedule.T or sampling.start == "data":
         return Record("timesteps", number)
     return Record("timesteps", number, f"N(0, I) is taken for x_{first}, which holds more of x_0 than x_{schedule.T}: "
-                  f"alpha_bar is {schedule.alpha_bar[first]:.3g}, not {schedule.alpha_bar[-1]:.3g}", f"--timestep-spacing trailing, which begins at t = {schedule.T}")
+                  f"alpha_bar is {schedule.alpha_bar[first]:.3g}, not {schedule.alpha_bar[-1]:.3g}",
+                  f"--timestep-spacing trailing, which begins at t = {schedule.T}")
 
 
 def sampler(recipe, sampling):
@@ -101,8 +103,8 @@ def sampler(recipe, sampling):
     number = ", ".join([sampling.sampler, *(f"{name} {value}" for name, value in sampling.options(recipe).items())])
     if sampling.sampler != "naive_skip" or not skipping:
         return Record("sampler", number)
-    return Record("sampler", number, f"wrong on purpose: {skipping} of its {len(pairs)} jumps take away the noise of a single timestep, and go on as if it were all",
-                  "--sampler ancestral or ddim")
+    return Record("sampler", number, f"wrong on purpose: {skipping} of its {len(pairs)} jumps take away the noise of one timestep only, and go on as if it were all",
+                  "--sampler ancestral, or ddim")
 
 
 def sample_mean(recipe, sampling, x0):
@@ -138,7 +140,8 @@ def principal_axes(x0):
 def expected_mean(recipe, sampling, mean, variances):
     """The mean of samples of data N(mean, diag(variances)), both (D,), that a perfect denoiser gives: (D,), exact. Clipping and guidance are left out.
 
-    Each coordinate of x_t is jointly normal with that of x_0:   E[x_0 | x_t] = mean + a variance / (alpha_bar variance + 1 - alpha_bar) (x_t - a mean),  a = sqrt(alpha_bar)
+    A coordinate of x_t is jointly normal with that of x_0, and with a = sqrt(alpha_bar)
+        E[x_0 | x_t] = mean + a variance / (alpha_bar variance + 1 - alpha_bar) (x_t - a mean)
     So every step of every sampler is affine in x and the noise, and means pass through it as if there were none: the sampler is run once, on the mean of
     its start, without noise. Where x_t = a mean the answer is mean, and a right sampler goes on to x_s = a_s mean; it is the start that shifts.
     """
@@ -165,7 +168,8 @@ def cure_of_the_mean(recipe, sampling):
     if signal_left(recipe, sampling):
         names, recipe = [*names, "schedule rescaled_linear"], replace(recipe, schedule="rescaled_linear")
     if not names:
-        names, recipe = ["schedule zero_snr_linear with prediction_type v_prediction"], replace(recipe, schedule="zero_snr_linear", prediction_type="v_prediction")
+        names = ["schedule zero_snr_linear with prediction_type v_prediction"]
+        recipe = replace(recipe, schedule="zero_snr_linear", prediction_type="v_prediction")
     return names, recipe, sampling
 
 
@@ -188,7 +192,8 @@ def time_embedding(recipe):
     if distance[gap - 1] >= distance[0]:
         return Record("time embedding", number)
     time_dim, max_period = SOUND_EMBEDDING
-    return Record("time embedding", number, f"timesteps {gap} apart look more alike to the network than neighbours", f"time_dim {time_dim}, max_period {max_period:g}")
+    return Record("time embedding", number, f"timesteps {gap} apart look more alike to the network than neighbours",
+                  f"time_dim {time_dim}, max_period {max_period:g}")
 
 
 def embedding_distances(T, time_dim, max_period):

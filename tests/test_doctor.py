@@ -100,11 +100,11 @@ GAUSSIAN_MEAN = np.array([2.0, -1.0])
 GAUSSIAN_COVARIANCE = np.array([[1.5, 0.6], [0.6, 0.4]])
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(steps=7), Sampling(sampler="ddim", eta=0.5, steps=10), Sampling(sampler="heun", steps=8),
-                                      Sampling(sampler="dpm_solver_pp", steps=8), Sampling(steps=5, timestep_spacing="leading"), Sampling(sampler="naive_skip", steps=10),
-                                      Sampling(sampler="naive_skip", steps=10, start="data")])
+@pytest.mark.parametrize("sampling", [
+    Sampling(), Sampling(steps=7), Sampling(sampler="ddim", eta=0.5, steps=10), Sampling(sampler="heun", steps=8), Sampling(sampler="dpm_solver_pp", steps=8),
+    Sampling(steps=5, timestep_spacing="leading"), Sampling(sampler="naive_skip", steps=10), Sampling(sampler="naive_skip", steps=10, start="data")])
 def test_mean_of_samples_against_monte_carlo(sampling):
-    """Real samples from real noise with the exact denoiser of Gaussian data, written in its textbook form: E[eps | x_t] = sigma (covariance of x_t)^-1 (x_t - a mean)."""
+    """Real samples from real noise with the exact denoiser of Gaussian data, in its textbook form: E[eps | x_t] = sigma (covariance of x_t)^-1 (x_t - a mean)."""
     recipe, n, rng = replace(TEXTBOOK_MOONS, num_train_timesteps=40, schedule="linear"), 40_000, np.random.default_rng(0)
     schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
@@ -148,7 +148,8 @@ def test_mean_of_samples_of_the_textbook():
     (TEXTBOOK_MOONS, Sampling(), ["schedule rescaled_linear"]),
     (MOONS, Sampling(steps=2, timestep_spacing="leading"), ["--timestep-spacing trailing"]),
     (MOONS, Sampling(sampler="naive_skip", steps=20), ["--sampler ancestral"]),
-    (TEXTBOOK_MOONS, Sampling(sampler="naive_skip", steps=20, timestep_spacing="leading"), ["--sampler ancestral", "--timestep-spacing trailing", "schedule rescaled_linear"]),
+    (TEXTBOOK_MOONS, Sampling(sampler="naive_skip", steps=20, timestep_spacing="leading"),
+     ["--sampler ancestral", "--timestep-spacing trailing", "schedule rescaled_linear"]),
     (replace(MOONS, schedule="linear", num_train_timesteps=750), Sampling(sampler="ddim"), ["schedule zero_snr_linear with prediction_type v_prediction"])])
 def test_what_is_advised_about_the_mean_cures_it(recipe, sampling, names):
     x0 = moons() + 5            # far from 0 the last case, too, shifts enough to be found
