@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npdiff.diffusion import loss_weights, squared_error_ratio
 from npdiff.nn import sinusoidal_embedding
+from npdiff.oracle import mmse_by_snr, oracle_of
 from npdiff.samplers import SAMPLERS, split, time_pairs
 from npdiff.schedule import make_schedule
 
@@ -33,7 +35,7 @@ def diagnose(recipe, sampling, draw):
     """
     x0 = np.asarray(draw(POINTS if len(recipe.model.data_shape) == 1 else IMAGES), np.float64)
     return [terminal_signal(recipe, sampling, x0), timesteps(recipe, sampling), sampler(recipe, sampling), sample_mean(recipe, sampling, x0),
-            time_embedding(recipe), clipping(sampling, x0), guidance(recipe, sampling)]
+            time_embedding(recipe), clipping(sampling, x0), guidance(recipe, sampling), best_loss(recipe)]
 
 
 def report(recipe, records):
@@ -222,3 +224,20 @@ def guidance(recipe, sampling):
     if not recipe.conditional:
         return Record("guidance", number, f"{recipe.name} takes no labels, and sampling will refuse", "--guidance 1")
     return Record("guidance", number, "the network is asked for a prediction without labels, and never learned one", "label_dropout 0.1, or --guidance 1")
+
+
+def best_loss(recipe):
+    """The Bayes floor: the loss of the best network there can be. Where the law of the data is not known, neither is this."""
+    oracle = oracle_of(recipe.data)
+    if oracle is None:
+        return Record("best loss", f"not known, as the law of {recipe.data} is not; losses compare only within one schedule")
+    floor = best_loss_by_t(recipe, oracle)
+    tenths = " ".join(f"{part.mean():.3f}" for part in np.array_split(floor, min(10, len(floor))))
+    return Record("best loss", f"{floor.mean():.3f}, the least that any network can reach; by tenth of t: {tenths}")
+
+
+def best_loss_by_t(recipe, oracle):
+    """The recipe's loss at t = 1..T where the answer is the best that x_t allows, (T,): the weight of t times the error of x_0, in units of what is predicted."""
+    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    weight, ratio = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight), squared_error_ratio(schedule, recipe.prediction_type)
+    return (weight * ratio)[1:] * mmse_by_snr(oracle, schedule.snr[1:]) / oracle.dim
