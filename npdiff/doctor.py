@@ -1,7 +1,7 @@
 """The doctor: what is wrong with a configuration, found before any training, and what to change.
 
-A check is a function that answers with a Record; diagnose makes them all, report puts them into words. Nothing is trained and no network is asked: all follows
-from the schedule, the sampler, and a draw of the data.
+A check is a function that answers with a Record; diagnose makes them all, report puts them into lines. No network is trained or asked: all follows from
+the schedule, the sampler, and a draw of the data.
 """
 
 from dataclasses import replace
@@ -110,14 +110,14 @@ def sampler(recipe, sampling):
 
 
 def sample_mean(recipe, sampling, x0):
-    """The mean of the samples that the best denoiser would give, were the data x0 (N, ...) Gaussian with its mean and covariance, against that of the data."""
+    """The mean of the samples that a perfect denoiser would give, were the data Gaussian with the mean and covariance of x0 (N, ...), against the data's."""
     mean, axes, variances = principal_axes(x0.reshape(len(x0), -1))
 
     def shift(recipe, sampling):
         return axes @ (expected_mean(recipe, sampling, mean @ axes, variances) - mean @ axes)      # (D,)
 
-    def size(shift):
-        return float(np.linalg.norm(shift) / variances.sum() ** 0.5)
+    def size(off):
+        return float(np.linalg.norm(off) / variances.sum() ** 0.5)
 
     def place(point):
         return f"({', '.join(f'{coordinate:.3f}' for coordinate in point)})" if len(point) < 4 else f"brightness {point.mean():.3f}"
@@ -181,9 +181,9 @@ SOUND_EMBEDDING = (32, 10000.0)     # time_dim and max_period that tell timestep
 def time_embedding(recipe):
     """Whether the network can tell timesteps apart by their embeddings.
 
-    All embeddings are of one length, sqrt(time_dim / 2), and |e(t) - e(t')| depends on t - t' alone. A collision is a pair of timesteps, two or more apart, that
-    lie closer than neighbours do: to a network, which is smooth, they are more alike than t and t + 1, though their noise differs more. (Neighbours
-    themselves are told apart by every embedding: its first frequency is 1.)
+    All embeddings are of one length, sqrt(time_dim / 2), and |e(t) - e(t')| depends on t - t' alone. A collision is a pair of timesteps, two or more
+    apart, that lie closer than neighbours do: to a network, which is smooth, they are more alike than t and t + 1, though their noise differs more.
+    (Neighbours themselves are told apart by every embedding: its first frequency is 1.)
     """
     distance = embedding_distances(recipe.num_train_timesteps, recipe.model.time_dim, recipe.model.max_period)
     number = f"neighbours {distance[0]:.2g} of the embedding's length apart"
@@ -237,7 +237,7 @@ def best_loss(recipe):
 
 
 def best_loss_by_t(recipe, oracle):
-    """The recipe's loss at t = 1..T where the answer is the best that x_t allows, (T,): the weight of t times the error of x_0, in units of what is predicted."""
+    """The recipe's loss at t = 1..T if every answer is the best that x_t allows, (T,): weight times the error of x_0, in units of what is predicted."""
     schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
-    weight, ratio = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight), squared_error_ratio(schedule, recipe.prediction_type)
-    return (weight * ratio)[1:] * mmse_by_snr(oracle, schedule.snr[1:]) / oracle.dim
+    weight = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[1:]
+    return weight * squared_error_ratio(schedule, recipe.prediction_type)[1:] * mmse_by_snr(oracle, schedule.snr[1:]) / oracle.dim

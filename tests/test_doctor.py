@@ -8,8 +8,10 @@ import pytest
 
 from npdiff import doctor
 from npdiff.cli import main
+from npdiff.diffusion import eps_from_x0, loss_weights, prediction_target, q_sample
 from npdiff.models import mlp
 from npdiff.nn import sinusoidal_embedding
+from npdiff.oracle import Moons, floor_by_t
 from npdiff.recipes import FASHION, LAB_FASHION, LECTURE_UNET, MOONS, RECIPES, SHAPES, TEXTBOOK_MOONS
 from npdiff.runs import fresh_data
 from npdiff.samplers import SAMPLERS, TIMESTEP_SPACINGS, Sampling, split, time_pairs
@@ -208,6 +210,27 @@ def test_guidance():
         assert doctor.guidance(recipe, Sampling(guidance=w)).finding is None
 
 
+def test_best_loss():
+    record = doctor.best_loss(TEXTBOOK_MOONS)
+    by_t = floor_by_t(Moons(), make_schedule("linear", 200))[1:]
+    assert record.number.startswith("0.455, ") and record.number.endswith(" ".join(f"{tenth.mean():.3f}" for tenth in by_t.reshape(10, 20)))
+    assert doctor.best_loss(MOONS).number.startswith("0.213, ")
+    assert "not known, as the law of shapes is not" in doctor.best_loss(SHAPES).number
+
+
+@pytest.mark.parametrize("prediction_type, loss_weight", [("epsilon", "simple"), ("sample", "vlb"), ("v_prediction", "min_snr"), ("flow_prediction", "simple")])
+def test_best_loss_against_monte_carlo(prediction_type, loss_weight):
+    """The loss of the oracle in the place of the network, on draws as training makes them."""
+    recipe, n, rng, oracle = replace(MOONS, schedule="linear", prediction_type=prediction_type, loss_weight=loss_weight), 4000, np.random.default_rng(0), Moons()
+    schedule = make_schedule("linear", 200)
+    t, x0, noise = rng.integers(1, 201, n), oracle.sample(n, rng), rng.standard_normal((n, 2))
+    x_t = q_sample(x0, t, noise, schedule)
+    best_x0 = oracle.x0(x_t, schedule.alpha_bar[t])
+    best = prediction_target(best_x0, t, eps_from_x0(x_t, t, best_x0, schedule), schedule, prediction_type)
+    error = ((best - prediction_target(x0, t, noise, schedule, prediction_type)) ** 2).mean(1) * loss_weights(schedule, prediction_type, loss_weight)[t]
+    assert doctor.best_loss_by_t(recipe, oracle).mean() == pytest.approx(error.mean(), abs=4 * error.std() / n ** 0.5)
+
+
 def test_report():
     sound, ill = doctor.Record("what", "1"), doctor.Record("that", "2", "is wrong", "do this")
     head, *lines, foot = doctor.report(MOONS, [sound, ill])
@@ -249,6 +272,6 @@ def test_command_refuses(arguments, message, capsys, tmp_path, monkeypatch):
 
 def test_every_schedule_is_diagnosed():
     for name in SCHEDULES:
-        recipe = replace(MOONS, schedule=name, prediction_type="v_prediction")
+        recipe = replace(MOONS, schedule=name, num_train_timesteps=20, prediction_type="v_prediction")
         head, *lines = doctor.report(recipe, doctor.diagnose(recipe, Sampling(steps=5), lambda n: moons(50)))
         assert name in head and "nan" not in " ".join(lines)
