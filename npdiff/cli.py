@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from threadpoolctl import threadpool_limits
 
-from npdiff import checkpoint, gradcheck, judge, metrics
+from npdiff import checkpoint, doctor, gradcheck, judge, metrics
 from npdiff.backend import load_backend
 from npdiff.data import fashion_mnist, load_data
 from npdiff.models import MODELS
@@ -21,9 +21,7 @@ from npdiff.recipes import EPOCH, RECIPES, get_recipe
 from npdiff.rng import generator
 from npdiff.runs import draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
 from npdiff.samplers import Sampling, sample
-from npdiff.schedule import make_schedule
-
-SIGNAL_LEFT = 1e-3          # a terminal alpha_bar above this shifts samples by more than 3% of the data's mean
+from npdiff.schedule import SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Train:
         parameters = sum(array.size for name, array in denoiser.export().items() if name.startswith("params/"))
         print(f"{recipe.name}: {parameters:,} parameters, "
               f"steps {denoiser.step + 1:,} to {recipe.steps:,} of {recipe.batch_size} samples, seed {seed}")
-        warn_of_signal(recipe)
+        warn_of_signal(recipe, Sampling())
         train_and_log(denoiser, backend, recipe, seed, out, self.data, self.quiet)
         draw_pictures(out, recipe, seed, backend, self.data, self.quiet)
 
@@ -174,7 +172,7 @@ class Evaluate:
         if recipe.conditional and n >= 2 * recipe.model.classes:
             print_classes(recipe, samples[0].clip(-1, 1), labels, *load_data(recipe.data, self.data)(1000, generator(self.seed, "data")))
         print_losses(recipe, steps, losses, metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data))
-        warn_of_signal(recipe)
+        warn_of_signal(recipe, self.sampling)
 
 
 def print_moons(report):
@@ -279,6 +277,26 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Doctor:
+    """Say before any training what is wrong with a recipe and a way of sampling it, and what to change."""
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
+    schedule: Annotated[str | None, tyro.conf.arg(help=f"Another than the recipe's: {', '.join(SCHEDULES)}.")] = None
+    num_train_timesteps: int | None = None
+    """Another T than the recipe's."""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
+    data: Path | None = None
+    """Directory of the data's files; NPDIFF_DATA, the cache or a download unless given."""
+    seed: int = 0
+    """Seed of the data that is drawn to look at."""
+
+    def run(self):
+        tried = {"schedule": self.schedule, "num_train_timesteps": self.num_train_timesteps}
+        recipe = replace(get_recipe(self.recipe), **{name: value for name, value in tried.items() if value is not None})
+        records = doctor.diagnose(recipe, self.sampling, lambda n: fresh_data(recipe, self.seed, n, data_dir=self.data))
+        print(*doctor.report(recipe, records), sep="\n")
+
+
+@dataclass(frozen=True)
 class Data:
     """Fetch a data set into the cache, or check the files of a directory."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME", help="fashion-mnist.")]
@@ -297,7 +315,7 @@ class Data:
             print(f"{split}: {len(images):,} images of {images.shape[1]} x {images.shape[2]}, content verified")
 
 
-COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck, "compare": Compare, "data": Data}
+COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck, "compare": Compare, "doctor": Doctor, "data": Data}
 
 
 def print_first_step(names, operations, gradients):
@@ -327,12 +345,10 @@ def print_speed(specs, backends, recipe, dtype, seed):
     print(f"{'the floor':12}{training[-1]:12.3f} ms: the step's matrix products and exponentials alone, in NumPy")
 
 
-def warn_of_signal(recipe):
-    """One line when x_T is not pure noise, so that sampling from pure noise starts in the wrong place."""
-    alpha_bar = make_schedule(recipe.schedule, recipe.num_train_timesteps).alpha_bar[-1]
-    if alpha_bar > SIGNAL_LEFT:
-        print(f"note: alpha_bar[{recipe.num_train_timesteps}] = {alpha_bar:.3f} leaves signal in x_T ({alpha_bar ** 0.5:.0%} of x_0's size), "
-              "but sampling starts from N(0, I): expect biased samples")
+def warn_of_signal(recipe, sampling):
+    """One line when sampling from pure noise starts in the wrong place."""
+    if sentence := doctor.signal_left(recipe, sampling):
+        print(f"note: {sentence}")
 
 
 def free_path(path, *beside):
