@@ -12,16 +12,19 @@ import numpy as np
 import tyro
 from threadpoolctl import threadpool_limits
 
-from npdiff import checkpoint, doctor, gradcheck, judge, metrics
+from npdiff import checkpoint, compare, doctor, gradcheck, metrics, report
 from npdiff.backend import load_backend
 from npdiff.data import fashion_mnist, load_data
 from npdiff.models import MODELS
+from npdiff.oracle import oracle_of
 from npdiff.progress import progress
-from npdiff.recipes import EPOCH, RECIPES, get_recipe
+from npdiff.recipes import RECIPES, get_recipe
 from npdiff.rng import generator
-from npdiff.runs import draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
+from npdiff.runs import data_likelihood, draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
 from npdiff.samplers import Sampling, sample
 from npdiff.schedule import SCHEDULES
+
+FRESH = 15                  # draws of fresh data that points are held against: 105 pairs to see how far fresh data is from fresh data
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class Train:
               f"steps {denoiser.step + 1:,} to {recipe.steps:,} of {recipe.batch_size} samples, seed {seed}")
         warn_of_signal(recipe, Sampling())
         train_and_log(denoiser, backend, recipe, seed, out, self.data, self.quiet)
+        floor = metrics.recipe_floor(recipe)
+        loss = report.last_loss(*checkpoint.load_metrics(out))
+        print(f"training loss, last 500 steps: {report.loss_in_words(loss, None if floor is None else floor[1:].mean())}")
         draw_pictures(out, recipe, seed, backend, self.data, self.quiet)
 
 
@@ -144,6 +150,8 @@ class Evaluate:
     seed: int = 0
     """Seed of the noise and of the data."""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
+    likelihood: bool = False
+    """Also how probable the model finds fresh points: exactly along its flow, and as the variational bound."""
     backend: str = "numpy"
     """Library that computes."""
     device: str = "cpu"
@@ -161,6 +169,8 @@ class Evaluate:
         denoiser = trained_denoiser(self.run_dir, recipe, backend)
         points = len(recipe.model.data_shape) == 1
         n, draws = (self.n if self.n is not None else 5000 if points else 200), 5 if points else 1
+        if self.likelihood and oracle_of(recipe.data) is None:
+            raise ValueError(f"likelihood is asked for {recipe.name}; it is computed for points only")
         labels = labels_in_turn(recipe, max(n, 0))
         chains = [sample(denoiser, backend, recipe, n, self.seed, draw, labels, self.sampling, self.data) for draw in range(draws)]
         stops = (self.sampling.steps or recipe.num_train_timesteps) + 1
@@ -168,41 +178,14 @@ class Evaluate:
         samples = [backend.to_numpy(x).astype(np.float64) for t, x in progress(walk, draws * stops, "sampling", self.quiet) if t == 0]
         print(f"{recipe.name}, {self.run_dir}: {draws} x {n} samples, seed {self.seed}")
         if points:
-            print_moons(metrics.moons_report(samples, *([fresh_data(recipe, self.seed, n, k + shift) for k in range(5)] for shift in (0, 5))))
+            report.print_moons(metrics.moons_report(samples, [fresh_data(recipe, self.seed, n, k) for k in range(FRESH)]))
         if recipe.conditional and n >= 2 * recipe.model.classes:
-            print_classes(recipe, samples[0].clip(-1, 1), labels, *load_data(recipe.data, self.data)(1000, generator(self.seed, "data")))
-        print_losses(recipe, steps, losses, metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data))
+            report.print_classes(recipe, samples[0].clip(-1, 1), labels, *load_data(recipe.data, self.data)(1000, generator(self.seed, "data")))
+        of_weights = metrics.loss_above_floor(denoiser, backend, recipe, self.seed) if oracle_of(recipe.data) else None
+        report.print_losses(recipe, steps, losses, metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data), of_weights)
+        if self.likelihood:
+            report.print_likelihood(*data_likelihood(denoiser, backend, recipe, self.seed))
         warn_of_signal(recipe, self.sampling)
-
-
-def print_moons(report):
-    """The table of npdiff.metrics.moons_report."""
-    (x, y), (data_x, data_y) = report["mean"], report["mean_data"]
-    energy, energy_data = report["energy_distance"], report["energy_distance_data"]
-    print(f"  {'':34}{'samples':>18}{'data':>18}")
-    print(f"  {f'farther than {metrics.OFF_ARCS} from the arcs':34}{report['off_arcs']:18.2%}{report['off_arcs_data']:18.2%}")
-    print(f"  {'energy distance to fresh data':34}{energy:18.2e}{energy_data:18.2e}   ratio {energy / energy_data:.2f}")
-    print(f"  {'mean':34}{f'({x:.3f}, {y:.3f})':>18}{f'({data_x:.3f}, {data_y:.3f})':>18}")
-
-
-def print_classes(recipe, samples, labels, data, data_labels):
-    """How often the judge finds the class that was asked for, and how much samples of one class differ; beside real images."""
-    print(f"  {'':34}{'samples':>18}{'data':>18}")
-    if recipe.data == "fashion-mnist":
-        print(f"  {'classified as asked':34}{judge.class_accuracy(samples, labels):18.1%}{judge.class_accuracy(data, data_labels):18.1%}")
-    spread, spread_data = metrics.diversity(samples, labels), metrics.diversity(data, data_labels)
-    print(f"  {'distance of two of one class':34}{spread:18.2f}{spread_data:18.2f}   ratio {spread / spread_data:.2f}")
-
-
-def print_losses(recipe, steps, losses, buckets):
-    """The loss at the end of training, of each epoch where a row is one, and by timestep."""
-    if recipe.log_every == EPOCH:
-        print(f"  training loss, mean of each epoch: {' '.join(f'{loss:.3f}' for loss in losses)}")
-    elif steps:
-        last = [loss for step, loss in zip(steps, losses) if step > steps[-1] - 500]
-        print(f"  {'training loss, last 500 steps':34}{np.mean(last):18.4f}")
-    edges, by_t = buckets
-    print(f"  loss by timestep (0, {edges[1]}] .. ({edges[-2]}, {edges[-1]}]: {' '.join(f'{loss:.3f}' for loss in by_t)}")
 
 
 @dataclass(frozen=True)
@@ -251,7 +234,7 @@ class Compare:
     """Plain lines instead of a progress bar."""
 
     def run(self):
-        from npdiff import compare, figures
+        from npdiff import figures
         recipe = get_recipe(self.recipe)
         recipe = replace(recipe, steps=self.steps if self.steps is not None else 1000 if len(recipe.model.data_shape) == 1 else 20)
         specs = self.backends.split(",")
@@ -267,13 +250,13 @@ class Compare:
             print(f"  {spec}: {backend.about()}")
         for spec, backend in zip(specs[1:], backends[1:]):
             pair, names = (backends[0], backend), (specs[0], spec)
-            print_first_step(names, compare.compare_operations(pair, recipe, self.seed), compare.compare_gradients(pair, recipe, self.seed))
+            report.print_first_step(names, compare.compare_operations(pair, recipe, self.seed), compare.compare_gradients(pair, recipe, self.seed))
             steps, losses, parameters = zip(*progress(compare.drift(pair, recipe, self.seed), recipe.steps, "training both", self.quiet))
             worst = max(abs(a - b) / a for a, b in losses)
             print(f"  over {recipe.steps} training steps: the losses differ by at most {worst:.1e} (relative), the parameters in the end by {parameters[-1]:.1e}")
             path = out if len(specs) == 2 else out.with_stem(f"{out.stem}-{spec.replace(':', '-')}")
             print(figures.save(figures.comparison(names, steps, losses, parameters, f"{recipe.name}, {self.dtype}"), path))
-        print_speed(specs, backends, recipe, self.dtype, self.seed)
+        report.print_speed(specs, backends, recipe, self.dtype, self.seed)
 
 
 @dataclass(frozen=True)
@@ -316,33 +299,6 @@ class Data:
 
 
 COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck, "compare": Compare, "doctor": Doctor, "data": Data}
-
-
-def print_first_step(names, operations, gradients):
-    """The table of where two backends part in their first training step."""
-    print(f"the first training step, {names[1]} against {names[0]}")
-    print(f"  {'layer':32}{'elements that differ':>22}{'at most, in ULPs':>18}")
-    for name, other, differing, size, ulps in operations:
-        print(f"  {f'{name} / {other}':32}{f'{differing:,} of {size:,}':>22}{ulps:18,.1f}")
-    parting = next((f"{name} / {other}" for name, other, differing, *_ in operations if differing), "none")
-    print(f"  the first layer whose outputs differ: {parting}")
-    print(f"  {'gradient':32}{'relative difference':>22}")
-    for name, difference in gradients.items():
-        print(f"  {name:32}{difference:22.1e}")
-
-
-def print_speed(specs, backends, recipe, dtype, seed):
-    """The table of speed and memory, all timed in turns."""
-    from npdiff import compare
-    training = compare.time_in_turns([*(compare.training_step(backend, recipe, seed) for backend in backends),
-                                      compare.floor_step(recipe, seed, dtype)])
-    sampling = compare.time_in_turns([compare.sampling_step(backend, recipe, seed) for backend in backends])
-    memory = [compare.peak_memory(spec, dtype, recipe, seed) for spec in specs]
-    print(f"{'':12}{'training step':>15}{'over the floor':>16}{'steps/s':>10}{'sampling step':>15}{'samples/s':>11}{'peak memory':>13}")
-    for spec, train_ms, sample_ms, peak in zip(specs, training, sampling, memory):
-        samples = recipe.batch_size / (sample_ms / 1000 * recipe.num_train_timesteps)
-        print(f"{spec:12}{train_ms:12.3f} ms{train_ms / training[-1]:15.2f}x{1000 / train_ms:10,.{0 if train_ms < 100 else 2}f}{sample_ms:12.3f} ms{samples:11,.{0 if samples >= 10 else 2}f}{peak / 2**20:10,.0f} MB")
-    print(f"{'the floor':12}{training[-1]:12.3f} ms: the step's matrix products and exponentials alone, in NumPy")
 
 
 def warn_of_signal(recipe, sampling):

@@ -8,8 +8,10 @@ import numpy as np
 
 from npdiff import checkpoint
 from npdiff.data import CLASS_NAMES, load_data
+from npdiff.likelihood import gaussian_decoder, log_likelihood, variational_bound
 from npdiff.metrics import loss_by_t, recipe_floor
 from npdiff.models import MODELS, model_name
+from npdiff.oracle import oracle_of
 from npdiff.progress import progress
 from npdiff.rng import generator
 from npdiff.samplers import sample
@@ -74,6 +76,19 @@ def fresh_data(recipe, seed, n, draw=0, data_dir=None):
     """n fresh draws of the recipe's data, without labels: (n, ...)."""
     x0, _ = load_data(recipe.data, data_dir)(n, generator(seed, "data", draw))
     return x0
+
+
+def data_likelihood(denoiser, backend, recipe, seed, n=500):
+    """How probable a trained denoiser finds n fresh points: mean log p along its flow and by the data's own law, in nats, and the terms of its variational
+    bound in bits per dimension (T + 1,), with variance beta, which suits data that is narrow against its noise."""
+    x0, schedule = fresh_data(recipe, seed, n), make_schedule(recipe.schedule, recipe.num_train_timesteps)
+
+    def noise(t):
+        return backend.asarray(generator(seed, "sample", t).standard_normal(x0.shape))
+
+    log_p = backend.to_numpy(log_likelihood(denoiser.divergence, backend.asarray(x0), schedule, recipe.prediction_type))
+    terms = variational_bound(denoiser.predict, backend.asarray(x0), schedule, noise, gaussian_decoder, "beta", recipe.prediction_type)
+    return float(log_p.mean()), float(oracle_of(recipe.data).log_density(x0, 1.0).mean()), terms
 
 
 def draw_pictures(run, recipe, seed, backend, data_dir, quiet):
