@@ -47,7 +47,7 @@ def report(recipe, records):
             yield f"    wrong:          {finding}"
             yield f"    change:         {advice}"
     findings = sum(record.finding is not None for record in records)
-    yield f"{findings or 'no'} finding{'' if findings == 1 else 's'}"
+    yield f"{findings} finding{'s' * (findings > 1)}" if findings else "nothing wrong was found"
 
 
 def signal_left(recipe, sampling):
@@ -64,7 +64,7 @@ def terminal_signal(recipe, sampling, x0):
     schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
     alpha_bar = schedule.alpha_bar[-1]
     number = (f"alpha_bar[{schedule.T}] = {alpha_bar:.3g}, SNR {schedule.snr[-1]:.3g}; "
-              f"prior term of the bound, E KL(q(x_T | x_0) || N(0, I)): {prior_term(alpha_bar, x0):.3g} nats per dimension")
+              f"prior term of the bound, E KL(q(x_T | x_0) || N(0, I)): {prior_kl(x0, schedule):.3g} nats per dimension")
     finding = signal_left(recipe, sampling)
     if finding is None:
         return Record("signal in x_T", number)
@@ -74,12 +74,13 @@ def terminal_signal(recipe, sampling, x0):
     return Record("signal in x_T", number, finding, advice)
 
 
-def prior_term(alpha_bar, x0):
+def prior_kl(x0, schedule):
     """E KL(q(x_T | x_0) || N(0, I)) over the data x0 (N, ...), in nats per dimension: the term L_T of the variational bound (Ho et al. 2020, eq. 5).
 
     q(x_T | x_0) is N(a x_0, (1 - alpha_bar) I) with a^2 = alpha_bar, and a Gaussian N(m, v) has   KL(N(m, v) || N(0, 1)) = (m^2 + v - 1 - log v) / 2.
     It is at least KL(q(x_T) || N(0, I)), which knows no x_0.
     """
+    alpha_bar = schedule.alpha_bar[-1]
     return float(np.mean(alpha_bar * x0 ** 2 - alpha_bar - np.log1p(-alpha_bar)) / 2)
 
 
@@ -105,7 +106,7 @@ def sampler(recipe, sampling):
     number = ", ".join([sampling.sampler, *(f"{name} {value}" for name, value in sampling.options(recipe).items())])
     if sampling.sampler != "naive_skip" or not skipping:
         return Record("sampler", number)
-    return Record("sampler", number, f"wrong on purpose: {skipping} of its {len(pairs)} jumps take away the noise of one timestep only, and go on as if it were all",
+    return Record("sampler", number, f"wrong on purpose: {skipping} of its {len(pairs)} jumps take away one timestep's noise, and go on as if it were all",
                   "--sampler ancestral, or ddim")
 
 

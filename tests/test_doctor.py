@@ -15,7 +15,7 @@ from npdiff.oracle import Moons, floor_by_t
 from npdiff.recipes import FASHION, LAB_FASHION, LECTURE_UNET, MOONS, RECIPES, SHAPES, TEXTBOOK_MOONS
 from npdiff.runs import fresh_data
 from npdiff.samplers import SAMPLERS, TIMESTEP_SPACINGS, Sampling, split, time_pairs
-from npdiff.schedule import SCHEDULES, make_schedule
+from npdiff.schedule import SCHEDULES, linear, make_schedule, rescaled_linear, straight
 
 needs_fashion = pytest.mark.skipif("NPDIFF_DATA" not in os.environ, reason="needs the files of Fashion-MNIST")
 
@@ -47,11 +47,12 @@ def test_every_fault_at_once():
 def test_signal_left(recipe):
     record = doctor.terminal_signal(recipe, Sampling(), np.zeros((4, 2)))
     alpha_bar = make_schedule(recipe.schedule, recipe.num_train_timesteps).alpha_bar[-1]
-    assert f"alpha_bar[{recipe.num_train_timesteps}] = {alpha_bar:.3g} leaves signal in x_T" in record.finding
+    assert f"alpha_bar[{recipe.num_train_timesteps}] = {alpha_bar:.3g} leaves signal in x_T ({100 * alpha_bar ** 0.5:.0f}% of x_0's size)" in record.finding
     assert "schedule rescaled_linear (alpha_bar[T] = " in record.advice
     assert ("num_train_timesteps 1000" in record.advice) == (recipe.schedule == "linear")         # advised only where it helps
     assert doctor.terminal_signal(recipe, Sampling(start="data"), np.zeros((4, 2))).finding is None
     assert doctor.signal_left(recipe, Sampling()) == record.finding
+    assert f" {doctor.prior_kl(np.zeros((4, 2)), make_schedule(recipe.schedule, recipe.num_train_timesteps)):.3g} nats per dimension" in record.number
 
 
 @pytest.mark.parametrize("recipe", [MOONS, SHAPES, FASHION])
@@ -64,16 +65,16 @@ def test_what_is_advised_against_signal_helps_at_every_length(T):
     assert doctor.signal_left(replace(MOONS, num_train_timesteps=T), Sampling()) is None
 
 
-@pytest.mark.parametrize("alpha_bar", [0.132, 0.5, 4e-5])
-def test_prior_term_against_monte_carlo(alpha_bar):
+@pytest.mark.parametrize("schedule", [linear(200), linear(50), rescaled_linear(1000)], ids=["linear 200", "linear 50", "rescaled 1000"])
+def test_prior_kl_against_monte_carlo(schedule):
     """The KL divergence is the mean of log q(x_T | x_0) - log N(x_T; 0, I) over draws of x_T."""
-    rng = np.random.default_rng(0)
+    rng, alpha_bar = np.random.default_rng(0), schedule.alpha_bar[-1]
     x0 = rng.exponential(2.0, (4, 3))
     noise = rng.standard_normal((200_000, 4, 3))
     x_T = alpha_bar ** 0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
     ratio = ((x_T ** 2 - noise ** 2 - np.log(1 - alpha_bar)) / 2).mean((1, 2))
-    assert doctor.prior_term(alpha_bar, x0) == pytest.approx(ratio.mean(), abs=4 * ratio.std() / len(ratio) ** 0.5)
-    assert doctor.prior_term(0.0, x0) == 0
+    assert doctor.prior_kl(x0, schedule) == pytest.approx(ratio.mean(), abs=4 * ratio.std() / len(ratio) ** 0.5)
+    assert doctor.prior_kl(x0, straight(20)) == 0          # x_T is all noise
 
 
 def test_timesteps():
@@ -85,7 +86,7 @@ def test_timesteps():
     record = doctor.timesteps(MOONS, Sampling(steps=20, timestep_spacing="leading"))
     assert "at t = 191 " in record.number and "the last from t = 1 " in record.number
     assert f"alpha_bar is {alpha_bar[191]:.3g}, not {alpha_bar[200]:.3g}" in record.finding and "trailing" in record.advice
-    assert "the last from t = 10 " in doctor.timesteps(MOONS, Sampling(steps=20)).number
+    assert f"the last from t = 10 (noise {(1 - alpha_bar[10]) ** 0.5:.2g})" in doctor.timesteps(MOONS, Sampling(steps=20)).number
     assert doctor.timesteps(MOONS, Sampling(steps=20, timestep_spacing="leading", start="data")).finding is None
 
 
@@ -135,15 +136,23 @@ def test_only_the_start_shifts_the_mean(name):
         assert abs(doctor.expected_mean(TEXTBOOK_MOONS, replace(sampling, start="data"), mean, variances) - mean).max() < 1e-12
 
 
+def test_principal_axes():
+    x0 = np.random.default_rng(0).standard_normal((500, 3)) @ [[1, 2, 0], [0, 1, 3], [0, 0, 1]] + [1, 2, 3]
+    mean, axes, variances = doctor.principal_axes(x0)
+    assert np.allclose(axes @ np.diag(variances) @ axes.T, np.cov(x0.T, bias=True)) and np.allclose(mean, x0.mean(0))
+    assert doctor.principal_axes(np.random.default_rng(0).standard_normal((5, 30)))[2].min() >= 0         # rank 4: rounding would make some negative
+
+
 def test_mean_of_samples_of_the_textbook():
     """With the perfect denoiser of the moons the samples' mean is (0.60, 0.39); the Gaussian approximation comes near it."""
     x0 = moons(200_000)
     mean, axes, variances = doctor.principal_axes(x0)
-    assert np.allclose(axes @ np.diag(variances) @ axes.T, np.cov(x0.T, bias=True)) and np.allclose(mean, x0.mean(0))
-    assert axes @ doctor.expected_mean(TEXTBOOK_MOONS, Sampling(), mean @ axes, variances) == pytest.approx([0.60, 0.39], abs=0.03)
+    samples = axes @ doctor.expected_mean(TEXTBOOK_MOONS, Sampling(), mean @ axes, variances)
+    assert samples == pytest.approx([0.60, 0.39], abs=0.03)
     record = doctor.sample_mean(TEXTBOOK_MOONS, Sampling(), x0)
-    assert record.number.startswith("(0.6") and "schedule rescaled_linear, which leaves" in record.advice
-    assert doctor.sample_mean(MOONS, Sampling(), x0).finding is None
+    off = (((samples - mean) ** 2).sum() / x0.var(0).sum()) ** 0.5
+    assert record.number.startswith(f"({samples[0]:.3f}, {samples[1]:.3f}), the data's ({mean[0]:.3f}, {mean[1]:.3f}): {off:.2g} standard deviations off")
+    assert "schedule rescaled_linear, which leaves" in record.advice and doctor.sample_mean(MOONS, Sampling(), x0).finding is None
 
 
 @pytest.mark.parametrize("recipe, sampling, names", [
@@ -196,9 +205,9 @@ def test_the_advised_embedding_is_sound_at_every_length():
 
 
 def test_clipping():
-    x0 = np.array([[-3.01, 0.5], [1.0, 0.0]])
+    x0 = np.array([[-3.01, 1.1], [1.0, 0.0]])
     record = doctor.clipping(Sampling(clip=1.0), x0)
-    assert "reaches 3.01" in record.number and record.finding.startswith("25.00%") and record.advice == "--clip 3.1, or none"
+    assert "reaches 3.01" in record.number and record.finding.startswith("50.00%") and record.advice == "--clip 3.1, or none"
     assert doctor.clipping(Sampling(clip=3.1), x0).finding is None and doctor.clipping(Sampling(), x0).finding is None
 
 
@@ -236,7 +245,7 @@ def test_report():
     head, *lines, foot = doctor.report(MOONS, [sound, ill])
     assert head == "moons: schedule rescaled_linear, T = 200, prediction_type epsilon" and foot == "1 finding"
     assert [line.split() for line in lines] == [["what", "1"], ["that", "2"], ["wrong:", "is", "wrong"], ["change:", "do", "this"]]
-    assert list(doctor.report(MOONS, [sound]))[-1] == "no findings" and list(doctor.report(MOONS, [ill, ill]))[-1] == "2 findings"
+    assert list(doctor.report(MOONS, [sound]))[-1] == "nothing wrong was found" and list(doctor.report(MOONS, [ill, ill]))[-1] == "2 findings"
 
 
 @pytest.mark.parametrize("recipe, faults", [("moons", 0), ("textbook-moons", 2), ("shapes", 0), pytest.param("fashion", 0, marks=needs_fashion),
@@ -245,7 +254,7 @@ def test_command(recipe, faults, capsys):
     main(["doctor", recipe])
     out = capsys.readouterr().out
     assert out.startswith(f"{recipe}: schedule ") and out.count("wrong:") == out.count("change:") == faults
-    assert out.splitlines()[-1].startswith(str(faults or "no"))
+    assert out.splitlines()[-1].startswith(str(faults or "nothing wrong"))
 
 
 def test_command_tries_other_settings(capsys):
