@@ -25,7 +25,6 @@ from npdiff.models import mlp
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
 from npdiff.samplers import ancestral, split, time_pairs
-from npdiff.schedule import make_schedule
 from npdiff.training import train
 
 SHOWN = (200, 100, 50)      # timesteps at which x0_hat is shown; at t = 200 it is the blunder
@@ -33,7 +32,7 @@ SHOWN = (200, 100, 50)      # timesteps at which x0_hat is shown; at t = 200 it 
 
 def main(steps: int = 3000, schedule: str = "linear", samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
     recipe = replace(MOONS, schedule=schedule, steps=steps)
-    table, backend = make_schedule(recipe.schedule, recipe.num_train_timesteps), NumpyBackend()
+    table, backend = recipe.make_schedule(), NumpyBackend()
     denoiser = backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(seed, "init")), recipe.ema_decay)
     for step, loss in train(denoiser, backend, recipe, seed):
         pass

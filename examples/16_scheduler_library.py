@@ -30,7 +30,6 @@ from npdiff.recipes import MOONS
 from npdiff.rng import generator
 from npdiff.runs import new_denoiser
 from npdiff.samplers import ancestral, ddim, split, time_pairs
-from npdiff.schedule import make_schedule
 from npdiff.training import train
 
 try:
@@ -66,7 +65,7 @@ def code_lines(function):
 
 def main(steps: int = 3000, ddim_steps: int = 20, samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
     recipe, backend = replace(MOONS, steps=steps), NumpyBackend()
-    T, schedule = recipe.num_train_timesteps, make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    T, schedule = recipe.num_train_timesteps, recipe.make_schedule()
     denoiser = new_denoiser(backend, recipe, seed)
     for _ in train(denoiser, backend, recipe, seed):
         pass

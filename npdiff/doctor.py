@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npdiff.diffusion import loss_weights, squared_error_ratio
+from npdiff.likelihood import prior_kl
+from npdiff.metrics import recipe_floor
 from npdiff.nn import sinusoidal_embedding
-from npdiff.oracle import mmse_by_snr, oracle_of
 from npdiff.samplers import SAMPLERS, split, time_pairs
 from npdiff.schedule import make_schedule
 
@@ -52,7 +52,7 @@ def report(recipe, records):
 
 def signal_left(recipe, sampling):
     """A sentence where x_T is not pure noise although sampling begins with it; else None."""
-    T, alpha_bar = recipe.num_train_timesteps, make_schedule(recipe.schedule, recipe.num_train_timesteps).alpha_bar[-1]
+    T, alpha_bar = recipe.num_train_timesteps, recipe.make_schedule().alpha_bar[-1]
     if alpha_bar <= SIGNAL_LEFT or sampling.start == "data":
         return None
     return (f"alpha_bar[{T}] = {alpha_bar:.3g} leaves signal in x_T ({alpha_bar ** 0.5:.0%} of x_0's size), "
@@ -61,7 +61,7 @@ def signal_left(recipe, sampling):
 
 def terminal_signal(recipe, sampling, x0):
     """How much of the data x0 (N, ...) is left where the noise should have finished its work."""
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    schedule = recipe.make_schedule()
     alpha_bar = schedule.alpha_bar[-1]
     number = (f"alpha_bar[{schedule.T}] = {alpha_bar:.3g}, SNR {schedule.snr[-1]:.3g}; "
               f"prior term of the bound, E KL(q(x_T | x_0) || N(0, I)): {prior_kl(x0, schedule):.3g} nats per dimension")
@@ -74,19 +74,9 @@ def terminal_signal(recipe, sampling, x0):
     return Record("signal in x_T", number, finding, advice)
 
 
-def prior_kl(x0, schedule):
-    """E KL(q(x_T | x_0) || N(0, I)) over the data x0 (N, ...), in nats per dimension: the term L_T of the variational bound (Ho et al. 2020, eq. 5).
-
-    q(x_T | x_0) is N(a x_0, (1 - alpha_bar) I) with a^2 = alpha_bar, and a Gaussian N(m, v) has   KL(N(m, v) || N(0, 1)) = (m^2 + v - 1 - log v) / 2.
-    It is at least KL(q(x_T) || N(0, I)), which knows no x_0.
-    """
-    alpha_bar = schedule.alpha_bar[-1]
-    return float(np.mean(alpha_bar * x0 ** 2 - alpha_bar - np.log1p(-alpha_bar)) / 2)
-
-
 def timesteps(recipe, sampling):
     """What is taken for noise and at which timestep, and how much noise is left for the last jump to take away at once."""
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
     (first, _), (last, _) = pairs[0], pairs[-1]
     start = "N(0, I)" if sampling.start == "noise" else "data with noise"
@@ -148,7 +138,7 @@ def expected_mean(recipe, sampling, mean, variances):
     So every step of every sampler is affine in x and the noise, and means pass through it as if there were none: the sampler is run once, on the mean of
     its start, without noise. Where x_t = a mean the answer is mean, and a right sampler goes on to x_s = a_s mean; it is the start that shifts.
     """
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
 
     def predict(x, t):
@@ -229,16 +219,8 @@ def guidance(recipe, sampling):
 
 def best_loss(recipe):
     """The Bayes floor: the loss of the best network there can be. Where the law of the data is not known, neither is this."""
-    oracle = oracle_of(recipe.data)
-    if oracle is None:
+    floor = recipe_floor(recipe)
+    if floor is None:
         return Record("best loss", f"not known, as the law of {recipe.data} is not; losses compare only within one schedule")
-    floor = best_loss_by_t(recipe, oracle)
-    tenths = " ".join(f"{part.mean():.3f}" for part in np.array_split(floor, min(10, len(floor))))
-    return Record("best loss", f"{floor.mean():.3f}, the least that any network can reach; by tenth of t: {tenths}")
-
-
-def best_loss_by_t(recipe, oracle):
-    """The recipe's loss at t = 1..T if every answer is the best that x_t allows, (T,): weight times the error of x_0, in units of what is predicted."""
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
-    weight = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[1:]
-    return weight * squared_error_ratio(schedule, recipe.prediction_type)[1:] * mmse_by_snr(oracle, schedule.snr[1:]) / oracle.dim
+    tenths = " ".join(f"{part.mean():.3f}" for part in np.array_split(floor[1:], min(10, len(floor) - 1)))
+    return Record("best loss", f"{floor[1:].mean():.3f}, the least that any network can reach; by tenth of t: {tenths}")

@@ -7,7 +7,6 @@ from npdiff.data.moons import MEAN, SCALE
 from npdiff.diffusion import loss_weights, prediction_target, q_sample
 from npdiff.oracle import floor_by_t, oracle_of
 from npdiff.rng import generator
-from npdiff.schedule import make_schedule
 
 
 def energy_distance(x, y):
@@ -95,7 +94,7 @@ def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10):
     Bucket i holds edges[i] < t <= edges[i + 1].
     """
     x0, x_t, t, noise, answer = answers(denoiser, backend, recipe, seed, 256 if len(recipe.model.data_shape) > 1 else 5000, data_dir)
-    schedule = recipe_schedule(recipe)
+    schedule = recipe.make_schedule()
     error = (answer - prediction_target(x0, t, noise, schedule, recipe.prediction_type)) ** 2
     per_sample = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * error.reshape(len(t), -1).mean(1)     # (n,)
     edges = np.linspace(0, schedule.T, min(buckets, schedule.T) + 1).round().astype(int)
@@ -109,20 +108,15 @@ def answers(denoiser, backend, recipe, seed, n, data_dir=None):
     x0, labels = load_data(recipe.data, data_dir)(n, rng)
     t = (1 + np.arange(n) * recipe.num_train_timesteps // n).astype(np.int64)           # 1..T, each as often
     noise = rng.standard_normal(x0.shape, x0.dtype)
-    x_t = q_sample(x0, t, noise, recipe_schedule(recipe))
+    x_t = q_sample(x0, t, noise, recipe.make_schedule())
     answer = backend.to_numpy(denoiser.predict(backend.asarray(x_t), t, labels if recipe.conditional else None))
     return x0, x_t, t, noise, answer
-
-
-def recipe_schedule(recipe):
-    """The recipe's Schedule."""
-    return make_schedule(recipe.schedule, recipe.num_train_timesteps)
 
 
 def recipe_floor(recipe):
     """The Bayes floor of the recipe's loss by timestep, (T + 1,), nan at t = 0; None where the law of the data is not known."""
     oracle = oracle_of(recipe.data)
-    return None if oracle is None else floor_by_t(oracle, recipe_schedule(recipe), recipe.prediction_type, recipe.loss_weight)
+    return None if oracle is None else floor_by_t(oracle, recipe.make_schedule(), recipe.prediction_type, recipe.loss_weight)
 
 
 def loss_above_floor(denoiser, backend, recipe, seed):
@@ -132,7 +126,7 @@ def loss_above_floor(denoiser, backend, recipe, seed):
         E|answer - target|^2 = E|best - target|^2 + E|answer - best|^2
     The first is the floor, exact; only the second, small, is averaged over 5,000 draws.
     """
-    schedule, oracle = recipe_schedule(recipe), oracle_of(recipe.data)
+    schedule, oracle = recipe.make_schedule(), oracle_of(recipe.data)
     _, x_t, t, _, answer = answers(denoiser, backend, recipe, seed, 5000)
     distance = ((answer - oracle.predict(schedule, recipe.prediction_type)(x_t, t)) ** 2).mean(1)             # (n,)
     floor = float(recipe_floor(recipe)[1:].mean())

@@ -44,8 +44,12 @@ class Recipe:
         """Whether the network is told the labels."""
         return getattr(self.model, "classes", 0) > 0
 
+    def make_schedule(self):
+        """The Schedule that the recipe names."""
+        return make_schedule(self.schedule, self.num_train_timesteps)
+
     def __post_init__(self):
-        schedule = make_schedule(self.schedule, self.num_train_timesteps)
+        schedule = self.make_schedule()
         learning_rate(self.lr_schedule, 1, 1, self.lr)
         check_prediction_type(self.prediction_type)
         check_signal(schedule, self.prediction_type)

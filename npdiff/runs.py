@@ -15,7 +15,6 @@ from npdiff.oracle import oracle_of
 from npdiff.progress import progress
 from npdiff.rng import generator
 from npdiff.samplers import sample
-from npdiff.schedule import make_schedule
 from npdiff.training import train
 
 CHECKPOINT_EVERY = 1000                                 # steps
@@ -81,7 +80,7 @@ def fresh_data(recipe, seed, n, draw=0, data_dir=None):
 def data_likelihood(denoiser, backend, recipe, seed, n=500):
     """How probable a trained denoiser finds n fresh points: mean log p along its flow and by the data's own law, in nats, and the terms of its variational
     bound in bits per dimension (T + 1,), with variance beta, which suits data that is narrow against its noise."""
-    x0, schedule = fresh_data(recipe, seed, n), make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    x0, schedule = fresh_data(recipe, seed, n), recipe.make_schedule()
 
     def noise(t):
         return backend.asarray(generator(seed, "sample", t).standard_normal(x0.shape))
@@ -94,7 +93,7 @@ def data_likelihood(denoiser, backend, recipe, seed, n=500):
 def draw_pictures(run, recipe, seed, backend, data_dir, quiet):
     """Sample the trained run and write its pictures, announcing each by path."""
     from npdiff import figures
-    schedule, denoiser = make_schedule(recipe.schedule, recipe.num_train_timesteps), trained_denoiser(run, recipe, backend)
+    schedule, denoiser = recipe.make_schedule(), trained_denoiser(run, recipe, backend)
     steps, losses = checkpoint.load_metrics(run)
     floor = recipe_floor(recipe)
     lowest = None if floor is None else floor[1:].mean()

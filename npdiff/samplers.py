@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from npdiff.data import load_data
 from npdiff.diffusion import eps_from_x0, posterior_mean, posterior_variance, q_sample, transition_beta, x0_from_prediction
 from npdiff.rng import generator
-from npdiff.schedule import make_schedule
 
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 
@@ -228,7 +227,7 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sam
         raise ValueError(f"n is {n}; it must be at least 1")
     if sampling.guidance != 1 and not recipe.conditional:
         raise ValueError(f"guidance is {sampling.guidance}; {recipe.name} takes no labels, so it must be 1")
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
     first, _ = pairs[0]
 

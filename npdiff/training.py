@@ -8,7 +8,6 @@ from npdiff.data import load_data
 from npdiff.diffusion import loss_weights, prediction_target, q_sample
 from npdiff.optim import learning_rate
 from npdiff.rng import generator
-from npdiff.schedule import make_schedule
 
 
 BLOCK_SIZE = 2**14      # numbers in one draw: a small draw costs mostly its call, so points are drawn for many steps at once, images for one
@@ -35,7 +34,7 @@ def draw_block(recipe, seed, block, steps, data_dir=None):
 def batches(recipe, backend, seed, first_step=1, data_dir=None):
     """The training problem, step by step: yields (step, x_t, t, target, labels, weight), x_t and target as the backend's arrays (N, ...), t as integers (N,),
     labels as integers (N,) for a conditional recipe, weight as floats (N,) where the loss is weighted; else None."""
-    schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
+    schedule = recipe.make_schedule()
     weights = None if recipe.loss_weight == "simple" else loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)
     N = recipe.batch_size
     steps = max(1, BLOCK_SIZE // (N * math.prod(recipe.model.data_shape)))

@@ -79,8 +79,9 @@ def test_textbook_moons_says_what_is_wrong_with_it(tmp_path, capsys):
 
 
 def test_evaluate_and_gradcheck(run, capsys):
-    main(["evaluate", str(run[0]), "--n", "200", "--steps", "10"])
+    main(["evaluate", str(run[0]), "--n", "200", "--steps", "10", "--sampler", "heun", "--likelihood"])
     out = capsys.readouterr().out
+    assert "above the floor 0.296" in out and "log-likelihood of fresh data, nats" in out and "variational bound, bits/dim" in out
     assert "energy distance to fresh data" in out and "training loss, last 500 steps" in out and "farther than 0.2 from the arcs" in out
     main(["gradcheck"])
     out = capsys.readouterr().out
@@ -116,6 +117,12 @@ def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
     (["sample", "RUN", "--steps", "201"], "steps is 201; a sampler of this schedule takes 1..200"),
     (["sample", "RUN", "--variance", "none"], "variance is 'none'"),
     (["sample", "RUN", "--sampler", "none"], "sampler is 'none'"),
+    (["sample", "RUN", "--sampler", "ddim", "--eta", "2"], "eta is 2.0; it must lie in [0, 1]"),
+    (["sample", "RUN", "--timestep-spacing", "wide"], "timestep_spacing is 'wide'; it must be one of leading, linspace, trailing"),
+    (["sample", "RUN", "--timestep-spacing", "linspace", "--steps", "1"], "linspace visits both"),
+    (["sample", "RUN", "--clip", "-1"], "clip is -1.0"),
+    (["sample", "RUN", "--guidance", "2"], "guidance is 2.0; moons takes no labels"),
+    (["sample", "RUN", "--start", "zero"], "start is 'zero'; it must be noise or data"),
     (["sample", "RUN", "--out", "x.png"], "it must end in .npz"),
     (["sample", "RUN", "--out", "old.npz"], "old.npz exists"),
     (["sample", "RUN", "--out", "file/x.npz"], "file: "),
@@ -128,6 +135,9 @@ def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
     (["compare", "moons", "--backends", "numpy,torch:abacus"], "device is 'abacus'"),
     (["compare", "moons", "--backends", "numpy,torch", "--dtype", "float16"], "dtype is 'float16'"),
     (["compare", "moons", "--backends", "numpy,torch", "--steps", "0"], "steps is 0"),
+    (["doctor", "suns"], "recipe is 'suns'"),
+    (["doctor", "moons", "--schedule", "cubic"], "schedule is 'cubic'"),
+    (["doctor", "moons", "--schedule", "straight"], "alpha_bar_T is 0"),
     (["gradcheck", "cnn"], "model is 'cnn'; it must be one of mlp")])
 def test_mistakes(run, tmp_path, monkeypatch, capsys, arguments, message):
     run, _ = run
@@ -207,6 +217,7 @@ def test_compare(tmp_path, capsys, monkeypatch):
 
 def test_help_names_every_flag():
     for command, flags in {"train": ["RECIPE", "--backend", "--device", "--steps", "--seed", "--out", "--quiet", "--resume"],
-                           "sample": ["RUN", "--sampler", "--steps", "--n", "--seed", "--out"], "evaluate": ["RUN", "--n"], "gradcheck": ["MODEL"]}.items():
+                           "sample": ["RUN", "--sampler", "--steps", "--timestep-spacing", "--eta", "--clip", "--guidance", "--start", "--n", "--seed", "--out"],
+                           "evaluate": ["RUN", "--n", "--sampler", "--likelihood"], "doctor": ["RECIPE", "--schedule", "--num-train-timesteps"], "gradcheck": ["MODEL"]}.items():
         done = npdiff(command, "--help", cwd=".")
         assert done.returncode == 0 and all(flag in done.stdout for flag in flags), command

@@ -1,10 +1,17 @@
 """The moons, the random numbers behind them, and the rulers that samples are measured with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from npdiff.backend import NumpyBackend
 from npdiff.data.moons import JITTER, MEAN, SCALE, make_moons
-from npdiff.metrics import distance_to_arcs, distance_to_half_circle, diversity, energy_distance, moons_report, off_arcs
+from npdiff.diffusion import loss_weights
+from npdiff.metrics import (distance_to_arcs, distance_to_half_circle, diversity, energy_distance, loss_above_floor, loss_by_t, moons_report, off_arcs,
+                            recipe_floor)
+from npdiff.oracle import bayes_floor, oracle_of
+from npdiff.recipes import MOONS, SHAPES
 from npdiff.rng import STREAMS, generator
 
 
@@ -50,12 +57,37 @@ def test_energy_distance_against_its_definition():
 
 
 def test_report_tells_good_from_bad():
-    data = [make_moons(1000, generator(0, "data", k)) for k in range(6)]
-    good = moons_report(data[:2], data[2:4], data[4:])
-    bad = moons_report([x + 0.3 for x in data[:2]], data[2:4], data[4:])
-    assert good["off_arcs"] == 0 and good["energy_distance"] < 2 * good["energy_distance_data"]
-    assert bad["off_arcs"] > 0.3 and bad["energy_distance"] > 10 * bad["energy_distance_data"]
+    data = [make_moons(1000, generator(0, "data", k)) for k in range(8)]
+    good, bad = (moons_report([x + shift for x in data[:2]], data[2:]) for shift in (0, 0.3))
+    low, typical, high = good["energy_distance_data"]
+    assert low < typical < high and bad["energy_distance_data"] == [low, typical, high]
+    assert good["off_arcs"] == 0 and good["energy_distance"] < high
+    assert bad["off_arcs"] > 0.3 and bad["energy_distance"] > 10 * high
     np.testing.assert_allclose(bad["mean"] - good["mean"], 0.3)
+
+
+class OffBy:
+    """The best network there is, plus a constant."""
+
+    def __init__(self, recipe, constant):
+        self.best, self.constant = oracle_of(recipe.data).predict(recipe.make_schedule(), recipe.prediction_type), constant
+
+    def predict(self, x, t, labels=None):
+        return self.best(x, t) + self.constant
+
+
+@pytest.mark.parametrize("prediction_type, loss_weight", [("epsilon", "simple"), ("v_prediction", "simple"), ("sample", "min_snr"), ("flow_prediction", "vlb")])
+def test_a_loss_is_its_floor_and_the_distance_from_the_best(prediction_type, loss_weight):
+    recipe, backend = replace(MOONS, schedule="rescaled_linear", prediction_type=prediction_type, loss_weight=loss_weight), NumpyBackend(dtype="float64")
+    schedule = recipe.make_schedule()
+    floor = bayes_floor(oracle_of("moons"), schedule, prediction_type, loss_weight)
+    assert recipe_floor(recipe)[1:].mean() == floor and np.isnan(recipe_floor(recipe)[0]) and recipe_floor(SHAPES) is None
+    weight = loss_weights(schedule, prediction_type, loss_weight)[1:].mean()
+    for constant in (0.0, 0.1):
+        loss, lowest = loss_above_floor(OffBy(recipe, constant), backend, recipe, 0)
+        assert lowest == floor and loss == pytest.approx(floor + weight * constant ** 2, rel=1e-9)
+    edges, losses = loss_by_t(OffBy(recipe, 0.0), backend, recipe, 0, buckets=4)
+    np.testing.assert_allclose(losses, [recipe_floor(recipe)[i + 1:j + 1].mean() for i, j in zip(edges[:-1], edges[1:])], rtol=0.15)
 
 
 def test_addresses_are_independent_and_repeat():
