@@ -11,7 +11,7 @@ import npdiff
 PACKAGE = Path(npdiff.__file__).parent
 FRAMEWORK = "to" + "rch"
 OUTER_ROOMS = {"matplotlib", "tqdm", "safetensors", "tyro", "threadpoolctl"}
-INNER_ROOMS = ["schedule", "diffusion", "samplers", "nn", "models", "models.mlp", "optim", "gradcheck", "rng", "data", "training", "metrics"]
+INNER_ROOMS = ["schedule", "diffusion", "samplers", "nn", "models", "models.mlp", "optim", "gradcheck", "rng", "data", "training", "metrics", "oracle"]
 
 
 def python(code, *arguments, **environment):
