@@ -30,7 +30,7 @@ from npdiff.schedule import make_schedule
 
 SKIPS = (1, 2, 5, 20)
 T = 200
-STYLES = {naive_skip: ("left out", "tab:orange"), ddim: ("DDIM", "tab:blue")}
+STYLES = {naive_skip: ("naive", "tab:orange"), ddim: ("DDIM", "tab:blue")}
 
 
 def main(samples: int = 1000, schedule: str = "rescaled_linear", seed: int = 0, out: Path = Path("runs/examples")):
@@ -41,7 +41,7 @@ def main(samples: int = 1000, schedule: str = "rescaled_linear", seed: int = 0, 
     def noise(t):
         return generator(seed, "sample", t).standard_normal((samples, 2))
 
-    print(f"{schedule}, T = {T}, exact denoiser\n  k  jumps  {'':8}  off the arcs  mean distance to them   mean of x, y   energy distance")
+    print(f"{schedule}, T = {T}, exact denoiser\n  k  jumps  {'':5}  off the arcs  mean distance to them   mean of x, y   energy distance")
     figure = Figure(figsize=(13, 5.8), layout="compressed")
     axes, off, mean = figure.subplots(2, len(SKIPS)), {}, {}
     for column, k in zip(axes.T, SKIPS):
@@ -49,7 +49,7 @@ def main(samples: int = 1000, schedule: str = "rescaled_linear", seed: int = 0, 
         for panel, (sampler, (name, colour)) in zip(column, STYLES.items()):
             *_, (_, x) = sampler(denoise, noise(T), table, noise, pairs)          # (samples, 2)
             off[name, k], mean[name, k] = off_arcs(x), x.mean(0)
-            print(f"{k:3}  {len(pairs):5}  {name:8}  {off[name, k]:12.1%}  {distance_to_arcs(x).mean():21.3f}  "
+            print(f"{k:3}  {len(pairs):5}  {name:5}  {off[name, k]:12.1%}  {distance_to_arcs(x).mean():21.3f}  "
                   f"{x.mean(0)[0]:6.2f} {x.mean(0)[1]:6.2f}  {energy_distance(x, data):16.4f}")
             panel.plot(*data.T, ".", color="0.85", markersize=3)
             panel.plot(*x.T, ".", color=colour, markersize=3)

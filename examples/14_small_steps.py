@@ -71,7 +71,8 @@ def main(samples: int = 1000, steps: int = T, schedule: str = "rescaled_linear",
         above.set_title(f"t = {stops[k]}")
     for panel, label in zip(panels[:, 0], ("$x_t$", r"$\hat x_0$")):
         panel.set_ylabel(label, fontsize=14, rotation=0, labelpad=16)
-    ledger.stackplot(stops, said, still_open, colors=("tab:blue", "tab:orange"), labels=(r"said: variance of $\hat x_0$", r"open: mean variance of $x_0$ given $x_t$"))
+    labels = r"said: variance of $\hat x_0$", r"open: mean variance of $x_0$ given $x_t$"
+    ledger.stackplot(stops, said, still_open, colors=("tab:blue", "tab:orange"), labels=labels)
     ledger.axhline(total, color="black", linestyle="--", linewidth=1, label="variance of the data")
     ledger.set(title="the ledger", ylim=(0, 1.4 * total))
     ledger.legend(frameon=False, loc="upper left")
