@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 
 from npdiff.schedule import SCHEDULES, Schedule, beta_of, make_schedule
 
-STYLES = {"linear": ("-", "tab:blue", 3), "rescaled_linear": (":", "black", 1.4), "zero_snr_linear": ("--", "tab:cyan", 1.4), "cosine": ("-", "tab:orange", 3),
-          "scaled_linear": ("-", "tab:green", 1.4), "sigmoid": ("-", "tab:purple", 1.4), "karras": ("-", "tab:brown", 1.4), "straight": ("-", "0.5", 1.4)}
+STYLES = {"linear": ("-", "tab:blue", 3), "rescaled_linear": (":", "black", 1.4), "zero_snr_linear": ("--", "tab:cyan", 1.4),
+          "cosine": ("-", "tab:orange", 3), "scaled_linear": ("-", "tab:green", 1.4), "sigmoid": ("-", "tab:purple", 1.4),
+          "karras": ("-", "tab:brown", 1.4), "straight": ("-", "0.5", 1.4)}
 
 
 def refusal(schedule, t):

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import tyro
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
@@ -35,7 +36,8 @@ from npdiff.training import train
 
 STEPS = (5, 10, 15, 25, 50, 100, 200)
 SHOWN = (10, 25, 50, 100, 200)
-STYLES = {"ancestral": ("o-", "0.5"), "ddim": ("o-", "tab:blue"), "dpm_solver_pp": ("o-", "tab:orange"), "heun": ("s-", "tab:red"), "exact, ddim": ("--", "black")}
+STYLES = {"ancestral": ("o-", "0.5"), "ddim": ("o-", "tab:blue"), "dpm_solver_pp": ("o-", "tab:orange"), "heun": ("s-", "tab:red"),
+          "exact, ddim": ("--", "black")}
 
 
 def calls(name, steps):
@@ -50,6 +52,7 @@ def plateau(off, samples):
     return next(steps for k, steps in enumerate(STEPS) if all(off[more] <= last + chance for more in STEPS[k:]))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")       # the products are small; more threads would only wait for one another
 def main(steps: int = 3000, samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
     recipe, backend = replace(MOONS, steps=steps), NumpyBackend()
     denoiser = new_denoiser(backend, recipe, seed)
@@ -82,7 +85,8 @@ def main(steps: int = 3000, samples: int = 1000, seed: int = 0, out: Path = Path
     for k in SHOWN:
         axes[k].plot(*data.T, ".", color="0.85", markersize=3)
         axes[k].plot(*clouds["ddim", k].T, ".", color="tab:blue", markersize=3)
-        axes[k].set(xlim=(-2, 3.5), ylim=(-1.5, 2), aspect="equal", xticks=[], yticks=[], title=f"DDIM, {k} steps\n{off['ddim'][k]:.1%} off the arcs")
+        axes[k].set(xlim=(-2, 3.5), ylim=(-1.5, 2), aspect="equal", xticks=[], yticks=[])
+        axes[k].set_title(f"DDIM, {k} steps\n{off['ddim'][k]:.1%} off the arcs")
     for name, (line, colour) in STYLES.items():
         for panel, values in (("off", off), ("distance", distance)):
             axes[panel].plot([calls(name, k) for k in STEPS], values[name].values(), line, color=colour, markersize=5, label=name)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
@@ -48,6 +49,7 @@ def excess_loss(denoiser, schedule, seed, n=6000):
     return float(((denoiser.predict(x_t, t) - Moons().predict(schedule)(x_t, t)) ** 2).mean())
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")       # the products are small; more threads would only wait for one another
 def main(steps: int = 2000, num_train_timesteps: int = 300, samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
     backend, losses, floors, excess, clouds = NumpyBackend(), {}, {}, {}, {}
     data, fresh = (make_moons(samples, generator(seed, "data", draw)) for draw in (0, 1))       # (samples, 2) each

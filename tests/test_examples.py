@@ -366,7 +366,7 @@ def test_small_steps_turn_an_average_into_a_sample(run):
     assert list(numbers["stops"]) == list(range(200, 0, -1)) and answers.shape == (200, 300, 2)
     total = 2.25 * (21 / 16 - 1 / np.pi + 2 * 0.03 ** 2)        # the data's variance: 3/4 in x, 5/8 - 1/pi - 1/16 in y, and the jitter's
     assert said[0] < 1e-3 and still_open[0] == pytest.approx(total, rel=1e-3) and still_open[-1] < 0.01
-    assert (abs(said + still_open - total) < 0.3).all()         # four standard deviations of 300 points' variance, and what 200 steps lose
+    assert (abs(said + still_open - total) < 0.3).all()         # three standard deviations of 300 points' variance
     assert (abs(answers[0] - (0.75, 0.375)) < 0.1).all() and numbers["off"][0] == 1 and numbers["off"][-1] < 0.01
     np.testing.assert_array_equal(answers[-1], numbers["samples"])              # the last answer is the sample
     assert 0.6 < numbers["off"][115] < 0.9                      # t = 85: some averages lie on an arc
