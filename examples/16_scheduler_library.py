@@ -1,6 +1,6 @@
 """The same samples from a scheduler library: ours beside diffusers, the same network, the same noise, and the lines that each side takes.
 
-A denoiser is trained on the spot and sampled four times: by `ancestral` and by DDPMScheduler, all 200 steps; by `ddim` and by DDIMScheduler, 20 steps
+A denoiser is trained on the spot, on the linear schedule, and sampled four times: by `ancestral` and by DDPMScheduler, all 200 steps; by `ddim` and by DDIMScheduler, 20 steps
 without fresh noise. What is left between twins is rounding: all is float32, their tables too. The library saves the lines of the sampler; the loop stays.
 Reading those lines is what this project is for, so it keeps them.
 
@@ -64,7 +64,7 @@ def code_lines(function):
 
 
 def main(steps: int = 3000, ddim_steps: int = 20, samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
-    recipe, backend = replace(MOONS, steps=steps), NumpyBackend()
+    recipe, backend = replace(MOONS, schedule="rescaled_linear", steps=steps), NumpyBackend()
     T, schedule = recipe.num_train_timesteps, recipe.make_schedule()
     denoiser = new_denoiser(backend, recipe, seed)
     for _ in train(denoiser, backend, recipe, seed):

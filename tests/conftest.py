@@ -1,8 +1,11 @@
 """What several test files share."""
 
+import contextlib
+import io
 from dataclasses import replace
 
 import pytest
+from example_scripts import FASHION_MNIST, REAL, TINY, load
 
 from npdiff.backend import NumpyBackend
 from npdiff.models import mlp
@@ -16,3 +19,23 @@ def tiny():
     recipe = replace(MOONS, model=mlp.Config(hidden=(8, 8), time_dim=4, fourier_features=2), steps=20, batch_size=16)
     backend = NumpyBackend()
     return backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(0, "init")), recipe.ema_decay), backend, recipe
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """run(name) -> what main returned, the folder it wrote to, what it printed; each script runs once."""
+    runs = {}
+
+    def run(name):
+        if name not in runs:
+            out, printed, arguments = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO(), TINY.get(name, {})
+            if name in FASHION_MNIST:
+                if not REAL.is_dir():
+                    pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
+                arguments = arguments | {"data": REAL}
+            with contextlib.redirect_stdout(printed):
+                numbers = load(name).main(**arguments, out=out)
+            runs[name] = numbers, out, printed.getvalue()
+        return runs[name]
+
+    return run

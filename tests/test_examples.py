@@ -1,65 +1,16 @@
-"""Every script of examples/ runs, writes a real picture and offers its flags; and each one's numbers agree with the closed form."""
+"""Every script of examples/ runs, writes a real picture and offers its flags; and the numbers of the first nine agree with the closed form."""
 
-import contextlib
-import importlib.util
-import inspect
-import io
-import os
 import runpy
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from example_scripts import ALPHA_BAR, FILES, SCRIPTS, TINY, load
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from npdiff.rng import generator
-
-SCRIPTS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
-REAL = Path(os.environ.get("NPDIFF_DATA", Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"))
-TINY = {                        # arguments that make a script quick; one without an entry runs with its defaults
-    "01_forward_chain": {"walks": 100},
-    "04_blunder": {"steps": 1000, "samples": 500},
-    "05_two_backends": {"steps": 300, "samples": 100, "dtype": "float64"},
-    "06_fashion_lab": {"steps": 4, "samples": 1},
-    "07_colour": {"steps": 20, "batch_size": 8, "samples": 2},
-    "08_skips": {"steps": 30},
-    "09_train_judge": {"epochs": 0.04},
-    "16_scheduler_library": {"steps": 500, "samples": 300},
-}
-FILES = {"09_train_judge": {"09_train_judge.safetensors"}}      # what a script writes beside its picture
-FASHION_MNIST = {"06_fashion_lab", "09_train_judge"}            # scripts that take --data
-ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))       # of the linear schedule with T = 1000; entry i is t = i + 1
-
-
-def load(name):
-    """The script as a module, not as __main__."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", SCRIPTS[name])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """run(name) -> what main returned, the folder it wrote to, what it printed; each script runs once."""
-    runs = {}
-
-    def run(name):
-        if name not in runs:
-            out, printed, arguments = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO(), TINY.get(name, {})
-            if name in FASHION_MNIST:
-                if not REAL.is_dir():
-                    pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
-                arguments = arguments | {"data": REAL}
-            with contextlib.redirect_stdout(printed):
-                numbers = load(name).main(**arguments, out=out)
-            runs[name] = numbers, out, printed.getvalue()
-        return runs[name]
-
-    return run
 
 
 def test_the_table_names_scripts():
@@ -80,7 +31,8 @@ def test_writes_a_real_picture_and_prints_its_path(run, name):
     assert min(half.mean() for half in halves) > 0.01
 
 
-@pytest.mark.parametrize("name", ["01_forward_chain", "03_one_point", "04_blunder", "05_two_backends", "06_fashion_lab", "08_skips", "16_scheduler_library"])
+@pytest.mark.parametrize("name", ["01_forward_chain", "03_one_point", "04_blunder", "05_two_backends", "06_fashion_lab", "08_skips", "10_alpha_bar", "11_photo",
+                                  "12_skipping", "13_plateau", "14_small_steps", "15_schedules", "16_scheduler_library"])
 def test_draws_what_it_is_about(run, name):
     """Its blue and its orange, not only the axes and the grey data behind them."""
     picture = imread(run(name)[1] / f"{name}.png")[..., :3]
@@ -253,27 +205,3 @@ def test_the_judge_needs_steps(monkeypatch, tmp_path, epochs):
     monkeypatch.setattr(script, "load_bytes", lambda split, data: (np.zeros((256, 28, 28), np.uint8), np.zeros(256, int)))
     with pytest.raises(ValueError, match=f"epochs is {epochs} with 256 images"):
         script.main(epochs=epochs, out=tmp_path)
-
-
-def test_a_scheduler_library_draws_the_same(run):
-    numbers, _, printed = run("16_scheduler_library")
-    assert list(numbers["gaps"]) == ["ancestral and DDPMScheduler", "ddim and DDIMScheduler"]
-    for name, (a, b) in numbers["twins"].items():
-        assert a.shape == b.shape == (300, 2) and numbers["gaps"][name] == abs(a - b).max() < 1e-3 and f"{numbers['gaps'][name]:.1e}" in printed
-        assert (a.std(0) > 0.5).all()                                           # not one point drawn 300 times
-    assert abs(numbers["as_it_comes"]).max() <= 1 < abs(numbers["twins"]["ancestral and DDPMScheduler"][1]).max()
-
-
-def test_lines_of_code():
-    module = load("16_scheduler_library")
-    for function in (module.with_npdiff, module.with_diffusers):
-        assert module.code_lines(function) == inspect.getsource(function).count("\n") - 1          # all but the docstring
-    assert module.code_lines(module.code_lines) == 4                                                # nor the comment beside a line
-
-
-def test_a_scheduler_library_that_is_not_there(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(SCRIPTS["16_scheduler_library"]), run_name="__main__")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == 'error: this example needs the package diffusers, which is not installed: pip install "npdiff[test]"\n'
