@@ -86,7 +86,7 @@ FASHION = Recipe(
     schedule="linear", num_train_timesteps=1000, batch_size=64, steps=8500, lr=1e-3, lr_schedule="cosine", ema_decay=0.999, label_dropout=0.1)
 SHAPES = Recipe(
     name="shapes", data="shapes", model=unet.Config(widths=(16, 32, 32), classes=8),
-    schedule="rescaled_linear", num_train_timesteps=200, batch_size=32, steps=2000, lr=2e-3, lr_schedule="cosine", ema_decay=0.995, label_dropout=0.1)
+    schedule="rescaled_linear", num_train_timesteps=200, batch_size=32, steps=4000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999, label_dropout=0.1)
 
 RECIPES = {recipe.name: recipe for recipe in (MOONS, TEXTBOOK_MOONS, SHAPES, FASHION, LAB_FASHION, LECTURE_UNET)}
 

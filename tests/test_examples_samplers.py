@@ -95,7 +95,7 @@ def test_plateau_is_the_networks_own_error(run):
     off, exact = numbers["off"], numbers["off"]["exact, ddim"]
     assert exact[5] > 0.4 and exact[10] < 0.3 and exact[100] == exact[200] == 0
     assert all(off[name][200] > 0.2 for name in set(SAMPLERS) - {"naive_skip"})   # 300 steps make no good network
-    assert all(curve[200] < 0.7 * curve[5] for curve in numbers["distance"].values())
+    assert all(curve[200] < 0.8 * curve[5] for curve in numbers["distance"].values())
     ends = [off[name][200] for name in ("ddim", "dpm_solver_pp", "heun")]         # one equation, solved well by all three
     assert max(ends) - min(ends) < 0.03
     assert f"{exact[10]:.1%}" in printed and f"fresh data {numbers['floor']:.4f}" in printed
