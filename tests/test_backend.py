@@ -124,7 +124,7 @@ def toy(monkeypatch):
 
 def test_a_third_backend_trains_and_samples(toy):
     """The same training and sampler: the loss of the best linear denoiser is well below that of predicting nothing (1), the samples have the data's mean."""
-    recipe = replace(MOONS, steps=150, batch_size=64)
+    recipe = replace(MOONS, schedule="rescaled_linear", steps=150, batch_size=64)
     backend = load_backend("toy")
     denoiser = backend.make_denoiser(recipe.model, {})
     losses = [loss for _, loss in train(denoiser, backend, recipe, 0)]
