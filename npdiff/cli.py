@@ -117,7 +117,8 @@ class Sample:
         points = len(recipe.model.data_shape) == 1
         n = self.n if self.n is not None else 512 if points else 64
         labels = self.labels(recipe, n)
-        chain = sample(denoiser, backend, recipe, n, self.seed, labels=labels, sampling=self.sampling, data_dir=self.data)
+        x0 = fresh_data(recipe, self.seed, max(n, 0), data_dir=self.data) if self.sampling.start == "data" else None
+        chain = sample(denoiser, backend, recipe, n, self.seed, labels=labels, sampling=self.sampling, x0=x0)
         for _, x in progress(chain, (self.sampling.steps or recipe.num_train_timesteps) + 1, "sampling", self.quiet):
             pass
         x = backend.to_numpy(x)
@@ -172,7 +173,8 @@ class Evaluate:
         if self.likelihood and oracle_of(recipe.data) is None:
             raise ValueError(f"likelihood is asked for {recipe.name}; it is computed for points only")
         labels = labels_in_turn(recipe, max(n, 0))
-        chains = [sample(denoiser, backend, recipe, n, self.seed, draw, labels, self.sampling, self.data) for draw in range(draws)]
+        chains = [sample(denoiser, backend, recipe, n, self.seed, draw, labels, self.sampling, fresh_data(recipe, self.seed, max(n, 0), FRESH + draw, self.data))
+                  for draw in range(draws)]
         stops = (self.sampling.steps or recipe.num_train_timesteps) + 1
         walk = ((t, x) for chain in chains for t, x in chain)
         samples = [backend.to_numpy(x).astype(np.float64) for t, x in progress(walk, draws * stops, "sampling", self.quiet) if t == 0]

@@ -1,5 +1,7 @@
 """Metrics: how close samples are to the data, and a loss to the best possible one, without a network's opinion."""
 
+from functools import cache
+
 import numpy as np
 
 from npdiff.data import load_data
@@ -113,6 +115,7 @@ def answers(denoiser, backend, recipe, seed, n, data_dir=None):
     return x0, x_t, t, noise, answer
 
 
+@cache
 def recipe_floor(recipe):
     """The Bayes floor of the recipe's loss by timestep, (T + 1,), nan at t = 0; None where the law of the data is not known."""
     oracle = oracle_of(recipe.data)

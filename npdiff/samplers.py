@@ -8,7 +8,8 @@ Only operators touch x, so any backend's arrays pass through. In the docstrings 
 import math
 from dataclasses import dataclass
 
-from npdiff.data import load_data
+import numpy as np
+
 from npdiff.diffusion import eps_from_x0, posterior_mean, posterior_variance, q_sample, transition_beta, x0_from_prediction
 from npdiff.rng import generator
 
@@ -217,16 +218,18 @@ class Sampling:
         return {"ancestral": {"variance": self.variance or recipe.variance}, "ddim": {"eta": self.eta}}.get(self.sampler, {})
 
 
-def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sampling(), data_dir=None):
+def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sampling(), x0=None):
     """Draw n samples with a recipe's schedule: the chosen sampler's generator, yielding (t, x) with x (n, ...).
 
     All noise is drawn on the host at addresses (seed, draw, t), so backends agree and `draw` 0, 1, ... are independent sets. labels (n,) are what a
-    conditional network is asked for. data_dir is where the data's files lie, for start "data". Raises ValueError for values out of range.
+    conditional network is asked for; x0 (n, ...) is the data to begin from where start is "data". Raises ValueError for values out of range.
     """
     if n < 1:
         raise ValueError(f"n is {n}; it must be at least 1")
     if sampling.guidance != 1 and not recipe.conditional:
         raise ValueError(f"guidance is {sampling.guidance}; {recipe.name} takes no labels, so it must be 1")
+    if sampling.start == "data" and np.shape(x0) != (n, *recipe.model.data_shape):
+        raise ValueError(f"start is data, and x0 has shape {np.shape(x0)}; it must be ({n}, {', '.join(map(str, recipe.model.data_shape))})")
     schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
     first, _ = pairs[0]
@@ -236,7 +239,6 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sam
 
     x = host_noise(first)
     if sampling.start == "data":
-        x0, _ = load_data(recipe.data, data_dir)(n, generator(seed, "sample", 2**63 + draw))        # an address that no noise has
         x = q_sample(x0, first, x, schedule)
     denoise = split(guided(denoiser.predict, labels, sampling.guidance), schedule, recipe.prediction_type, sampling.clip)
     return SAMPLERS[sampling.sampler](denoise, backend.asarray(x), schedule, lambda t: backend.asarray(host_noise(t)), pairs, **sampling.options(recipe))

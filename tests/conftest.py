@@ -1,5 +1,10 @@
 """What several test files share."""
 
+import os
+
+for library in ("OPENBLAS", "OMP"):         # before NumPy is imported: as many processes as cores run the tests, each with one thread
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 import contextlib
 import io
 from dataclasses import replace

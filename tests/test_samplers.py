@@ -1,5 +1,7 @@
 """The sampler with a perfect denoiser: for Gaussian data the noise in x_t has a closed form, so the samples' mean and variance are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -114,3 +116,17 @@ def test_draws_are_independent_and_repeat(tiny):
     first, again, other = (last(sample(denoiser, backend, recipe, 50, 0, draw)) for draw in (0, 0, 1))
     assert first.tobytes() == again.tobytes() and abs(np.corrcoef(first[:, 0], other[:, 0])[0, 1]) < 0.6
     assert first.dtype == np.float32
+
+
+def test_from_data_the_chain_begins_at_the_true_x_T(tiny):
+    """start "data": x_T is the data noised to the first timestep, with the noise that start "noise" begins from."""
+    denoiser, backend, recipe = tiny
+    schedule, x0 = recipe.make_schedule(), np.full((5, 2), 3.0)
+    for steps, first in ((None, 200), (4, 151)):
+        spacing = Sampling(steps=steps, timestep_spacing="leading", sampler="ddim")
+        (t, noise), *_ = sample(denoiser, backend, recipe, 5, 0, sampling=spacing)
+        (s, x), *_ = sample(denoiser, backend, recipe, 5, 0, sampling=replace(spacing, start="data"), x0=x0)
+        assert t == s == first
+        np.testing.assert_allclose(x, schedule.sqrt_alpha_bar[t] * x0 + schedule.sqrt_one_minus_alpha_bar[t] * noise, atol=1e-6)
+    with pytest.raises(ValueError, match=r"x0 has shape \(\); it must be \(5, 2\)"):
+        sample(denoiser, backend, recipe, 5, 0, sampling=Sampling(start="data"))
