@@ -220,8 +220,8 @@ class Gradcheck:
 
 @dataclass(frozen=True)
 class Compare:
-    """Put backends side by side on one recipe: same weights, data and noise; where they part, how far they drift, how fast they are."""
-    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
+    """Put backends side by side: same recipe, weights, data and noise; where they part, how far they drift, and one table of how fast they are."""
+    recipes: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE[,RECIPE...]", help=f"One or more, with commas between, of: {', '.join(RECIPES)}.")]
     backends: str
     """NAME or NAME:DEVICE of each, with commas between; the second and later are compared with the first."""
     dtype: str = "float32"
@@ -231,25 +231,34 @@ class Compare:
     seed: int = 0
     """Seed of every random number."""
     out: Path | None = None
-    """Picture to create; runs/compare-RECIPE.png, or the next free name, unless given."""
+    """Picture to create, of one recipe; runs/compare-RECIPE.png, or the next free name, unless given."""
     quiet: bool = False
     """Plain lines instead of a progress bar."""
 
     def run(self):
-        from npdiff import figures
-        recipe = get_recipe(self.recipe)
-        recipe = replace(recipe, steps=self.steps if self.steps is not None else 1000 if len(recipe.model.data_shape) == 1 else 20)
+        recipes = [get_recipe(name) for name in self.recipes.split(",")]
+        recipes = [replace(recipe, steps=self.steps if self.steps is not None else 1000 if len(recipe.model.data_shape) == 1 else 20) for recipe in recipes]
         specs = self.backends.split(",")
         if len(specs) < 2:
             raise ValueError(f"--backends is {self.backends!r}; it must name at least two, with a comma between")
+        if self.out and len(recipes) > 1:
+            raise ValueError(f"--out is {self.out}; it names the picture of one recipe, and {len(recipes)} are compared")
         backends = [compare.load(spec, self.dtype) for spec in specs]
-        out = self.out or free_path(Path("runs") / f"compare-{recipe.name}.png")
-        if out.exists():
-            raise FileExistsError(f"{out} exists; give another --out, or remove it")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        print(f"{recipe.name} in {self.dtype}, seed {self.seed}")
+        outs = [self.out or free_path(Path("runs") / f"compare-{recipe.name}.png") for recipe in recipes]
+        for out in outs:
+            if out.exists():
+                raise FileExistsError(f"{out} exists; give another --out, or remove it")
+            out.parent.mkdir(parents=True, exist_ok=True)
         for spec, backend in zip(specs, backends):
-            print(f"  {spec}: {backend.about()}")
+            print(f"{spec}: {backend.about()}")
+        for recipe, out in zip(recipes, outs):
+            self.follow(recipe, specs, backends, out)
+        report.print_speed(specs, [compare.speed(specs, backends, recipe, self.dtype, self.seed) for recipe in recipes])
+
+    def follow(self, recipe, specs, backends, out):
+        """One recipe's first training step on each backend, and how far they drift."""
+        from npdiff import figures
+        print(f"{recipe.name} in {self.dtype}, seed {self.seed}")
         for spec, backend in zip(specs[1:], backends[1:]):
             pair, names = (backends[0], backend), (specs[0], spec)
             report.print_first_step(names, compare.compare_operations(pair, recipe, self.seed), compare.compare_gradients(pair, recipe, self.seed))
@@ -258,7 +267,6 @@ class Compare:
             print(f"  over {recipe.steps} training steps: the losses differ by at most {worst:.1e} (relative), the parameters in the end by {parameters[-1]:.1e}")
             path = out if len(specs) == 2 else out.with_stem(f"{out.stem}-{spec.replace(':', '-')}")
             print(figures.save(figures.comparison(names, steps, losses, parameters, f"{recipe.name}, {self.dtype}"), path))
-        report.print_speed(specs, backends, recipe, self.dtype, self.seed)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from npdiff.backend import SHARD, NumpyBackend, load_backend
 from npdiff.gradcheck import tensor_error
+from npdiff.recipes import Recipe
 from npdiff.runs import labels_in_turn, new_denoiser
 from npdiff.samplers import sample
 from npdiff.training import batches, train
@@ -132,6 +134,22 @@ def time_in_turns(functions, seconds=0.1):
         if (time.perf_counter() - begun) / len(times[0]) > 3:
             rounds = 5
     return [float(np.median(mine)) for mine in times]
+
+
+class Speed(NamedTuple):
+    """Milliseconds of a recipe's training and sampling step and bytes of peak memory, one entry for each backend; floor is floor_step's milliseconds."""
+    recipe: Recipe
+    training: list[float]
+    sampling: list[float]
+    floor: float
+    memory: list[int]
+
+
+def speed(specs, backends, recipe, dtype, seed):
+    """Time and memory of a recipe on all backends, timed in turns, each in a process of its own for memory."""
+    *training, floor = time_in_turns([*(training_step(backend, recipe, seed) for backend in backends), floor_step(recipe, seed, dtype)])
+    sampling = time_in_turns([sampling_step(backend, recipe, seed) for backend in backends])
+    return Speed(recipe, training, sampling, floor, [peak_memory(spec, dtype, recipe, seed) for spec in specs])
 
 
 def peak_memory(spec, dtype, recipe, seed):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npdiff import compare, judge, metrics
+from npdiff import judge, metrics
 from npdiff.recipes import EPOCH
 
 
@@ -74,14 +74,13 @@ def print_first_step(names, operations, gradients):
         print(f"  {name:32}{difference:22.1e}")
 
 
-def print_speed(specs, backends, recipe, dtype, seed):
-    """The table of speed and memory, all timed in turns."""
-    training = compare.time_in_turns([*(compare.training_step(backend, recipe, seed) for backend in backends),
-                                      compare.floor_step(recipe, seed, dtype)])
-    sampling = compare.time_in_turns([compare.sampling_step(backend, recipe, seed) for backend in backends])
-    memory = [compare.peak_memory(spec, dtype, recipe, seed) for spec in specs]
-    print(f"{'':12}{'training step':>15}{'over the floor':>16}{'steps/s':>10}{'sampling step':>15}{'samples/s':>11}{'peak memory':>13}")
-    for spec, train_ms, sample_ms, peak in zip(specs, training, sampling, memory):
-        samples = recipe.batch_size / (sample_ms / 1000 * recipe.num_train_timesteps)
-        print(f"{spec:12}{train_ms:12.3f} ms{train_ms / training[-1]:15.2f}x{1000 / train_ms:10,.{0 if train_ms < 100 else 2}f}{sample_ms:12.3f} ms{samples:11,.{0 if samples >= 10 else 2}f}{peak / 2**20:10,.0f} MB")
-    print(f"{'the floor':12}{training[-1]:12.3f} ms: the step's matrix products and exponentials alone, in NumPy")
+def print_speed(specs, speeds):
+    """The table of speed and memory: for each of npdiff.compare.speed's answers a row for each backend, and the floor."""
+    print(f"{'':30}{'training step':>15}{'over the floor':>16}{'over ' + specs[0]:>13}{'sampling step':>15}{'over ' + specs[0]:>13}{'samples/s':>11}{'peak memory':>13}")
+    for speed in speeds:
+        for k, spec in enumerate(specs):
+            training, sampling = speed.training[k], speed.sampling[k]
+            samples = speed.recipe.batch_size / (sampling / 1000 * speed.recipe.num_train_timesteps)
+            print(f"{speed.recipe.name + ', ' + spec:30}{training:12.3f} ms{training / speed.floor:15.2f}x{training / speed.training[0]:12.2f}x{sampling:12.3f} ms"
+                  f"{sampling / speed.sampling[0]:12.2f}x{samples:11,.{0 if samples >= 10 else 2}f}{speed.memory[k] / 2**20:10,.0f} MB")
+        print(f"{speed.recipe.name + ', the floor':30}{speed.floor:12.3f} ms: the step's matrix products and exponentials alone, in NumPy")

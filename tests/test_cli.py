@@ -135,6 +135,8 @@ def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
     (["compare", "moons", "--backends", "numpy,torch:abacus"], "device is 'abacus'"),
     (["compare", "moons", "--backends", "numpy,torch", "--dtype", "float16"], "dtype is 'float16'"),
     (["compare", "moons", "--backends", "numpy,torch", "--steps", "0"], "steps is 0"),
+    (["compare", "moons,suns", "--backends", "numpy,torch"], "recipe is 'suns'"),
+    (["compare", "moons,textbook-moons", "--backends", "numpy,torch", "--out", "x.png"], "--out is x.png; it names the picture of one recipe"),
     (["doctor", "suns"], "recipe is 'suns'"),
     (["doctor", "moons", "--schedule", "cubic"], "schedule is 'cubic'"),
     (["doctor", "moons", "--schedule", "straight"], "alpha_bar_T is 0"),
@@ -208,11 +210,11 @@ def test_resume_on_the_other_backend(run, tmp_path, capsys):
 
 def test_compare(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    main(["compare", "moons", "--backends", "numpy,torch", "--dtype", "float64", "--steps", "30", "--quiet"])
+    main(["compare", "moons,textbook-moons", "--backends", "numpy,torch", "--dtype", "float64", "--steps", "20", "--quiet"])
     out = capsys.readouterr().out
-    for text in ("sinusoidal_embedding / time", "linear / linear4", "fourier.B", "the first layer whose outputs differ", "over 30 training steps", "peak memory", "the floor"):
+    for text in ("sinusoidal_embedding / time", "linear / linear4", "fourier.B", "the first layer whose outputs differ", "over 20 training steps", "peak memory", "textbook-moons, torch", "moons, the floor"):
         assert text in out
-    assert (tmp_path / "runs" / "compare-moons.png").stat().st_size > 20_000
+    assert all((tmp_path / "runs" / f"compare-{name}.png").stat().st_size > 20_000 for name in ("moons", "textbook-moons"))
 
 
 def test_help_names_every_flag():

@@ -1,6 +1,7 @@
 """NumPy's hand-derived gradients against torch's autograd: one step, many steps, both dtypes, and a run that changes backend half way."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ import torch
 from npdiff.backend import load_backend
 from npdiff.checkpoint import sampling_weights
 from npdiff.compare import compare_gradients, compare_operations, drift
-from npdiff.diffusion import PREDICTION_TYPES
+from npdiff.data import load_data
+from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
 from npdiff.gradcheck import element_error, tensor_error
-from npdiff.models import mlp
-from npdiff.recipes import MOONS, TEXTBOOK_MOONS, Recipe
+from npdiff.models import mlp, unet
+from npdiff.recipes import MOONS, SHAPES, TEXTBOOK_MOONS, Recipe
+from npdiff.rng import generator
 from npdiff.runs import new_denoiser
-from npdiff.samplers import sample
+from npdiff.samplers import SAMPLERS, Sampling, sample
 from npdiff.training import batches, train
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))]
@@ -29,9 +32,9 @@ def random_recipe(rng):
     """Any depth, width, batch, embedding, schedule and prediction type."""
     model = mlp.Config(hidden=tuple(int(rng.integers(1, 20)) for _ in range(rng.integers(1, 5))), time_dim=2 * int(rng.integers(1, 10)),
                        max_period=float(rng.uniform(10, 10000)), fourier_features=int(rng.integers(0, 6)), fourier_scale=float(rng.uniform(0.5, 2)))
-    return Recipe(name="random", data="moons", model=model, schedule=str(rng.choice(["linear", "rescaled_linear", "cosine"])),
+    return Recipe(name="random", data="moons", model=model, schedule=str(rng.choice(["linear", "rescaled_linear", "cosine", "sigmoid", "karras"])),
                   num_train_timesteps=int(rng.integers(2, 1000)), batch_size=int(rng.integers(1, 40)), steps=1, lr=1e-3,
-                  prediction_type=str(rng.choice(PREDICTION_TYPES)), ema_decay=float(rng.choice([0, 0.99])))
+                  prediction_type=str(rng.choice(PREDICTION_TYPES)), loss_weight=str(rng.choice(LOSS_WEIGHTS)), ema_decay=float(rng.choice([0, 0.99])))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -41,12 +44,12 @@ def test_forward_and_every_gradient_of_random_networks(device):
     seen = set()
     for seed in range(CONFIGS):
         recipe = random_recipe(np.random.default_rng(seed))
-        seen.add(recipe.prediction_type)
-        _, x_t, t, target, *_ = next(batches(recipe, numpy, seed))
+        seen.add((recipe.prediction_type, recipe.loss_weight))
+        _, x_t, t, target, _, weight = next(batches(recipe, numpy, seed))
         ours, theirs = new_denoiser(numpy, recipe, seed), new_denoiser(reference, recipe, seed)
         assert tensor_error(reference.to_numpy(theirs.predict(reference.asarray(x_t), t)), ours.predict(x_t, t)) <= 1e-12
-        loss, grads = ours.loss_and_grads(x_t, t, target)
-        their_loss, their_grads = theirs.loss_and_grads(reference.asarray(x_t), t, reference.asarray(target))
+        loss, grads = ours.loss_and_grads(x_t, t, target, None, weight)
+        their_loss, their_grads = theirs.loss_and_grads(reference.asarray(x_t), t, reference.asarray(target), None, weight)
         assert abs(loss - their_loss) <= 1e-12 * loss and set(grads) == set(their_grads)
         for name, g in grads.items():
             assert max(tensor_error(reference.to_numpy(their_grads[name]), g), element_error(reference.to_numpy(their_grads[name]), g)) <= 1e-12, (seed, name)
@@ -56,7 +59,7 @@ def test_forward_and_every_gradient_of_random_networks(device):
         x = reference.asarray(x_t).requires_grad_()
         their_dx, = torch.autograd.grad(theirs.module(x, theirs.timesteps(t, len(x))), x, reference.asarray(dy))
         assert element_error(reference.to_numpy(their_dx), dx) <= 1e-12, seed
-    assert seen == set(PREDICTION_TYPES)
+    assert seen == set(product(PREDICTION_TYPES, LOSS_WEIGHTS))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -123,6 +126,35 @@ def test_a_run_changes_backend_half_way(first, second):
     for name in ours:
         assert tensor_error(theirs[name], ours[name]) <= 1e-11, name
         assert theirs[name].flags.c_contiguous
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_runs_unchanged_on_torch(sampler, device):
+    """With guidance, clipping, few steps and a start at noised data, on a conditional network: the same chain to 1e-9."""
+    recipe = replace(SHAPES, model=replace(unet.SMALL, classes=8, size=28, widths=(4, 8, 8)), num_train_timesteps=20)
+    sampling = Sampling(sampler, steps=7, eta=0.5, clip=1.0, guidance=2.5, start="data")
+    x0, labels = load_data("shapes")(3, generator(0, "data"))
+    chains = [[backend.to_numpy(x) for _, x in sample(new_denoiser(backend, recipe, 0), backend, recipe, 3, 1, labels=labels, sampling=sampling, x0=x0)]
+              for backend in pair("float64", device)]
+    assert len(chains[0]) == 8 and chains[0][-1].shape == (3, 1, 28, 28)
+    for ours, theirs in zip(*chains, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-9)
+
+
+def test_weights_reach_every_shard():
+    """20 images are three shards, of 8, 8 and 4; each image's error counts as its weight says."""
+    recipe = replace(SHAPES, model=replace(unet.SMALL, classes=8, size=28, widths=(4, 8, 8)))
+    numpy, reference = pair("float64")
+    rng = np.random.default_rng(0)
+    (x, target), weight, t = rng.standard_normal((2, 20, 1, 28, 28)), rng.uniform(0, 3, 20), rng.integers(1, 201, 20)
+    ours, theirs = (new_denoiser(backend, recipe, 0) for backend in (numpy, reference))
+    loss, grads = ours.loss_and_grads(x, t, target, None, weight)
+    assert loss == pytest.approx((weight * ((ours.predict(x, t) - target) ** 2).mean((1, 2, 3))).mean(), rel=1e-12)
+    their_loss, their_grads = theirs.loss_and_grads(reference.asarray(x), t, reference.asarray(target), None, weight)
+    assert their_loss == pytest.approx(loss, rel=1e-12)
+    for name, g in grads.items():
+        assert tensor_error(reference.to_numpy(their_grads[name]), g) <= 1e-12, name
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-9), ("float32", 1e-3)])
