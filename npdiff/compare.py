@@ -67,10 +67,10 @@ def drift(backends, recipe, seed):
 
 
 def parameter_distance(first, second):
-    """The relative distance of two denoisers' parameters, taken together."""
-    vectors = [np.concatenate([array.ravel() for name, array in denoiser.export().items() if name.startswith("params/")], dtype=np.float64)
-               for denoiser in (first, second)]
-    return tensor_error(vectors[1], vectors[0])
+    """The relative distance of two denoisers' parameters, taken together name by name: backends may list them in different orders."""
+    ours, theirs = first.export(), second.export()
+    names = [name for name in ours if name.startswith("params/")]
+    return tensor_error(*(np.concatenate([state[name].ravel() for name in names], dtype=np.float64) for state in (theirs, ours)))
 
 
 def training_step(backend, recipe, seed):

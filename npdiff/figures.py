@@ -54,7 +54,7 @@ def loss_curve(steps, losses, every, title, floor=None):
         axis.axhline(floor, color="0.4", linewidth=1, linestyle="--", label=f"Bayes floor, {floor:.4f}")
         settled = [*settled, floor]
     margin = max(0.1 * (max(settled) - min(settled)), 0.01)
-    axis.set(title=title, xlabel="step", ylabel="mean squared error of the noise", ylim=(min(settled) - margin, max(settled) + margin))
+    axis.set(title=title, xlabel="step", ylabel="loss", ylim=(min(settled) - margin, max(settled) + margin))
     axis.legend(frameon=False)
     return fig
 
@@ -119,7 +119,7 @@ def loss_buckets(edges, losses, title, floor=None):
     if floor is not None:
         axis.plot(np.arange(1, len(floor)), floor[1:], color=NOISE_COLOUR, label="Bayes floor")
         axis.legend(frameon=False)
-    axis.set(title=title, xlabel="t", ylabel="mean squared error")
+    axis.set(title=title, xlabel="t", ylabel="loss")
     return fig
 
 

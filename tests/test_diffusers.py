@@ -11,8 +11,7 @@ Lists of timesteps
  3. DPM-Solver++: linspace and leading are those of S + 1 steps without the last. Heun: linspace is not rounded, so the network is asked between timesteps.
 DDPM
  4. Noise is added wherever timestep > 0, so also by the last step of trailing with S < T, which ends at timestep T/S - 1: 1e-10 of it with fixed_small (the
-    variance is held above 1e-20), with fixed_large as much as x_t has. Our last step adds none.
-    fixed_small_log is fixed_small; fixed_large_log takes the root of a logarithm, which is nan.
+    variance is held above 1e-20), with fixed_large as much as x_t has. Our last step adds none. fixed_large_log takes the root of a logarithm: nan.
 DDIM
  5. A step goes to timestep - T // S, wherever the next stop lies. Both are the same for leading, for trailing only where S divides T, for linspace only
     at S = T. Where it is not, the network is told another t than x has; and trailing may end at timestep 0 instead of at clean data.
@@ -20,8 +19,7 @@ DDIM
  7. With x_T all noise and eta = 1, 1 - alpha_bar_s - d^2 is zero but for rounding: where it comes out negative they take its root, which is nan; we take 0.
  8. There is no sigmoid schedule; trained_betas takes any.
 No signal in x_T
- 9. DDPM and DDIM take an epsilon prediction there: division by zero, clipped to the edge. We refuse. DPM-Solver++
-    leaves alpha_bar_T = 2^-24. Heun has no such schedule.
+ 9. DDPM and DDIM take an epsilon prediction there: division by zero, clipped to the edge. We refuse. DPM-Solver++ leaves alpha_bar_T = 2^-24.
 DPM-Solver++ and Heun
 10. DPM-Solver++ rounds x to float32 in every step ("upcast"); the tests lift that. It cannot clip. Its flow_prediction belongs to x = (1 - tau) x_0 + tau eps,
     with timestep = T tau our t, not t - 1, which floating point may cut down to t - 1; it begins at tau = 1 - 1/T.

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from npdiff.backend import load_backend
+from npdiff.compare import parameter_distance
 from npdiff.diffusion import q_sample
 from npdiff.gradcheck import element_error, tensor_error
 from npdiff.models import MODELS, blocks, convnet, mlp, model_name, unet
@@ -195,6 +196,14 @@ def test_200_steps_in_float64(config, device):
         losses.append(loss)
     assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
     assert_same_state(ours, theirs, 1e-8)
+
+
+def test_the_distance_of_parameters_goes_by_their_names():
+    """A plain network's modules list convolution before norm, npdiff's parameters norm before convolution."""
+    ours, theirs = denoisers(PLAIN_UNET, pair("float64"))
+    assert list(ours.export()) != list(theirs.export()) and parameter_distance(ours, theirs) == 0
+    ours.theta *= 1.5
+    assert parameter_distance(ours, theirs) == pytest.approx(1 / 3, rel=1e-9)            # of the larger, the first
 
 
 def assert_same_state(ours, theirs, tolerance):
