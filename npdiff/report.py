@@ -26,11 +26,12 @@ def print_classes(recipe, samples, labels, data, data_labels):
 
 
 def print_likelihood(log_p, exact, terms):
-    """How probable the model finds fresh points: exactly along its flow, beside the data's own law, and as the variational bound, in its three parts.
+    """How probable the model finds fresh data: exactly along its flow, beside the data's own law, and as the variational bound, in its three parts.
 
-    log_p and exact are nats, means over the points; terms (T + 1,) bits per dimension.
+    log_p and exact are nats, means over points, None for images; terms (T + 1,) bits per dimension.
     """
-    print(f"  {'log-likelihood of fresh data, nats':34}{log_p:18.4f}{exact:18.4f}   (model's flow, data's own law)")
+    if log_p is not None:
+        print(f"  {'log-likelihood of fresh data, nats':34}{log_p:18.4f}{exact:18.4f}   (model's flow, data's own law)")
     print(f"  variational bound, bits/dim: {terms.sum():.3f} = decoder {terms[0]:.3f} + {len(terms) - 2} jumps {terms[1:-1].sum():.3f} + prior {terms[-1]:.4f}")
 
 

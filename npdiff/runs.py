@@ -8,7 +8,7 @@ import numpy as np
 
 from npdiff import checkpoint
 from npdiff.data import CLASS_NAMES, load_data
-from npdiff.likelihood import gaussian_decoder, log_likelihood, variational_bound
+from npdiff.likelihood import discretised_decoder, gaussian_decoder, log_likelihood, variational_bound
 from npdiff.metrics import loss_by_t, recipe_floor
 from npdiff.models import MODELS, model_name
 from npdiff.oracle import oracle_of
@@ -77,16 +77,23 @@ def fresh_data(recipe, seed, n, draw=0, data_dir=None):
     return x0
 
 
-def data_likelihood(denoiser, backend, recipe, seed, n=500):
-    """How probable a trained denoiser finds n fresh points: mean log p along its flow and by the data's own law, in nats, and the terms of its variational
-    bound in bits per dimension (T + 1,), with variance beta, which suits data that is narrow against its noise."""
-    x0, schedule = fresh_data(recipe, seed, n), recipe.make_schedule()
+def data_likelihood(denoiser, backend, recipe, seed, data_dir=None):
+    """How probable a trained denoiser finds fresh data: 500 points or 16 images of 8 bits.
 
-    def noise(t):
-        return backend.asarray(generator(seed, "sample", t).standard_normal(x0.shape))
-
+    -> mean log p along its flow and by the data's own law, in nats (None and None for images, whose law is not known), and the terms of its variational
+    bound in bits per dimension (T + 1,), with variance beta, which suits data that is wide against the first step's noise.
+    """
+    points = len(recipe.model.data_shape) == 1
+    x0, labels = load_data(recipe.data, data_dir)(500 if points else 16, generator(seed, "data"))
+    schedule, labels = recipe.make_schedule(), labels if recipe.conditional else None
+    terms = variational_bound(
+        lambda x, t: denoiser.predict(x, t, labels), backend.asarray(x0), schedule,
+        lambda t: backend.asarray(generator(seed, "sample", t).standard_normal(x0.shape)),
+        gaussian_decoder if points else lambda x0, mean, variance: discretised_decoder(backend.to_numpy(x0), backend.to_numpy(mean), variance),
+        "beta", recipe.prediction_type)
+    if not points:
+        return None, None, terms
     log_p = backend.to_numpy(log_likelihood(denoiser.divergence, backend.asarray(x0), schedule, recipe.prediction_type))
-    terms = variational_bound(denoiser.predict, backend.asarray(x0), schedule, noise, gaussian_decoder, "beta", recipe.prediction_type)
     return float(log_p.mean()), float(oracle_of(recipe.data).log_density(x0, 1.0).mean()), terms
 
 

@@ -16,12 +16,13 @@ from npdiff import figures
 from npdiff.backend import NumpyBackend
 from npdiff.cli import main
 from npdiff.data import load_data
+from npdiff.likelihood import prior_kl
 from npdiff.metrics import loss_by_t
 from npdiff.models import MODELS, model_name, unet
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.recipes import LAB_FASHION, LECTURE_UNET, MOONS, RECIPES, SHAPES
 from npdiff.rng import generator
-from npdiff.runs import SHOWN, new_denoiser
+from npdiff.runs import SHOWN, data_likelihood, new_denoiser
 from npdiff.training import batches, draw_block, train
 
 TINY = replace(SHAPES, model=unet.Config(widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=8, classes=8), num_train_timesteps=10, batch_size=10,
@@ -135,11 +136,13 @@ def test_commands(run, tmp_path, capsys):
     main(["sample", str(run), "--n", "5", "--label", "3", "--out", str(tmp_path / "x.npz")])
     drawn = np.load(tmp_path / "x.npz")
     assert drawn["samples"].shape == (5, 1, 28, 28) and (drawn["labels"] == 3).all()
-    main(["evaluate", str(run), "--n", "8"])
-    assert "loss by timestep (0, 1] .. (9, 10]" in capsys.readouterr().out
+    main(["evaluate", str(run), "--n", "16", "--guidance", "2"])
+    out = capsys.readouterr().out
+    assert "loss by timestep (0, 1] .. (9, 10]" in out and "distance of two of one class" in out
 
 
 @pytest.mark.parametrize("arguments, message", [(["sample", "RUN", "--label", "8"], "label is 8; it must lie in 0..7"), (["sample", "RUN", "--n", "0"], "n is 0"),
+                                                (["evaluate", "RUN", "--likelihood"], "likelihood is asked of shapes"),
                                                 (["data", "imagenet"], "data set is 'imagenet'"), (["data", "fashion-mnist", "--data", "nowhere"], "nowhere"),
                                                 (["train", "lab-fashion", "--data", "nowhere"], "nowhere")])
 def test_mistakes(run, tmp_path, monkeypatch, capsys, arguments, message):
@@ -161,3 +164,18 @@ def test_the_lab_learns_from_the_real_data(capsys):
     recipe, backend = replace(LAB_FASHION, steps=12, batch_size=32), NumpyBackend()
     losses = [loss for _, loss in train(new_denoiser(backend, recipe, 0), backend, recipe, 0, data_dir=REAL)]
     assert losses[0] == pytest.approx(1, abs=0.05) and losses[-1] < 0.98 * losses[0]
+
+
+@needs_data
+def test_bits_per_dimension_of_images():
+    """An untrained network answers 0, so x_0 is x_t / a: every term is a KL divergence or a probability's logarithm, and the first jump's is known."""
+    recipe, backend = replace(TINY, data="fashion-mnist", model=replace(TINY.model, classes=10)), NumpyBackend()
+    log_p, exact, terms = data_likelihood(new_denoiser(backend, recipe, 0), backend, recipe, 0, REAL)
+    T, schedule = recipe.num_train_timesteps, recipe.make_schedule()
+    assert log_p is None and exact is None and terms.shape == (T + 1,) and (terms >= 0).all()
+    x0, _ = load_data("fashion-mnist", REAL)(16, generator(0, "data"))
+    assert terms[-1] == pytest.approx(prior_kl(x0.astype(np.float64), schedule) / np.log(2), rel=1e-5)
+    s_q, s_p = float(schedule.posterior_variance[T]), float(schedule.beta[T])
+    missed = (schedule.alpha_bar[T - 1] ** 0.5 * s_p / (1 - schedule.alpha_bar[T])) ** 2 * (1 / schedule.snr[T])      # of x_0 - x_t / a = -sigma / a eps
+    expected = (np.log(s_p / s_q) + s_q / s_p - 1 + missed / s_p) / 2 / np.log(2)
+    assert terms[T - 1] == pytest.approx(expected, rel=0.05)                            # eps has mean square 1 over 12,544 pixels
