@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from npdiff import checkpoint, compare, doctor, gradcheck, metrics, report
 from npdiff.backend import load_backend
 from npdiff.data import fashion_mnist, load_data
+from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
 from npdiff.models import MODELS
 from npdiff.oracle import oracle_of
 from npdiff.progress import progress
@@ -28,9 +29,24 @@ FRESH = 15                  # draws of fresh data that points are held against: 
 
 
 @dataclass(frozen=True)
+class Variation:
+    """What to try in the place of a recipe's own."""
+    schedule: Annotated[str | None, tyro.conf.arg(help=f"Another than the recipe's: {', '.join(SCHEDULES)}.")] = None
+    num_train_timesteps: int | None = None
+    """Another T than the recipe's."""
+    prediction_type: Annotated[str | None, tyro.conf.arg(help=f"Another than the recipe's: {', '.join(PREDICTION_TYPES)}.")] = None
+    loss_weight: Annotated[str | None, tyro.conf.arg(help=f"Another than the recipe's: {', '.join(LOSS_WEIGHTS)}.")] = None
+
+    def given(self):
+        """The fields that are set, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Train:
     """Train a recipe, then draw samples and pictures into a new run directory."""
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
+    variation: Annotated[Variation, tyro.conf.arg(name="")] = Variation()
     backend: str = "numpy"
     """Library that computes."""
     device: str = "cpu"
@@ -49,8 +65,11 @@ class Train:
     """Plain lines instead of a progress bar."""
 
     def run(self):
-        recipe, seed, history, state = get_recipe(self.recipe), self.seed, [], None
+        changes = self.variation.given()
+        recipe, seed, history, state = replace(get_recipe(self.recipe), **changes), self.seed, [], None
         if self.resume:
+            if changes:
+                raise ValueError(f"{', '.join(changes)} given with --resume; a run goes on with the recipe that it began with")
             out = self.out or Path("runs") / recipe.name
             recipe, seed, history = checkpoint.load_config(out)
             state = checkpoint.load_checkpoint(out)
@@ -273,9 +292,7 @@ class Compare:
 class Doctor:
     """Say before any training what is wrong with a recipe and a way of sampling it, and what to change."""
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
-    schedule: Annotated[str | None, tyro.conf.arg(help=f"Another than the recipe's: {', '.join(SCHEDULES)}.")] = None
-    num_train_timesteps: int | None = None
-    """Another T than the recipe's."""
+    variation: Annotated[Variation, tyro.conf.arg(name="")] = Variation()
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling()
     data: Path | None = None
     """Directory of the data's files; NPDIFF_DATA, the cache or a download unless given."""
@@ -283,8 +300,7 @@ class Doctor:
     """Seed of the data that is drawn to look at."""
 
     def run(self):
-        tried = {"schedule": self.schedule, "num_train_timesteps": self.num_train_timesteps}
-        recipe = replace(get_recipe(self.recipe), **{name: value for name, value in tried.items() if value is not None})
+        recipe = replace(get_recipe(self.recipe), **self.variation.given())
         records = doctor.diagnose(recipe, self.sampling, lambda n: fresh_data(recipe, self.seed, n, data_dir=self.data))
         print(*doctor.report(recipe, records), sep="\n")
 

@@ -65,9 +65,11 @@ def test_default_names_never_collide(run, tmp_path, monkeypatch):
     run, _ = run
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        main(["train", "textbook-moons", "--steps", "20", "--quiet"])
+        main(["train", "textbook-moons", "--steps", "20", "--quiet", "--schedule", "straight", "--prediction-type", "flow_prediction", "--num-train-timesteps", "50"])
         main(["sample", str(run), "--steps", "2", "--n", "8"])
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["textbook-moons", "textbook-moons-2"]
+    recipe = json.loads((tmp_path / "runs" / "textbook-moons" / "config.json").read_text())["recipe"]
+    assert (recipe["schedule"], recipe["prediction_type"], recipe["num_train_timesteps"]) == ("straight", "flow_prediction", 50)
     assert {"drawn.npz", "drawn.png", "drawn-2.npz", "drawn-2.png"} <= {path.name for path in run.iterdir()}
     for path in run.glob("drawn*"):
         path.unlink()
@@ -126,6 +128,12 @@ def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
     (["sample", "RUN", "--out", "x.png"], "it must end in .npz"),
     (["sample", "RUN", "--out", "old.npz"], "old.npz exists"),
     (["sample", "RUN", "--out", "file/x.npz"], "file: "),
+    (["train", "moons", "--schedule", "cubic"], "schedule is 'cubic'; it must be one of linear"),
+    (["train", "moons", "--schedule", "straight"], "prediction_type is 'epsilon', but alpha_bar_T is 0"),
+    (["train", "moons", "--prediction-type", "noise"], "prediction_type is 'noise'"),
+    (["train", "moons", "--loss-weight", "none"], "loss_weight is 'none'; it must be one of simple, min_snr, vlb"),
+    (["train", "moons", "--num-train-timesteps", "1"], "num_train_timesteps is 1"),
+    (["train", "moons", "--resume", "--out", "RUN", "--schedule", "cosine"], "schedule given with --resume"),
     (["train", "moons", "--resume"], "runs/moons/config.json is missing"),
     (["train", "moons", "--resume", "--out", "RUN"], "is complete at step 120; give more --steps"),
     (["train", "textbook-moons", "--resume", "--out", "RUN"], "is a run of moons, not of textbook-moons"),
