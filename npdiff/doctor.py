@@ -68,7 +68,7 @@ def terminal_signal(recipe, sampling, x0):
     finding = signal_left(recipe, sampling)
     if finding is None:
         return Record("signal in x_T", number)
-    cures = {"schedule rescaled_linear": ("rescaled_linear", schedule.T), "num_train_timesteps 1000": (recipe.schedule, 1000)}
+    cures = {"--schedule rescaled_linear": ("rescaled_linear", schedule.T), "--num-train-timesteps 1000": (recipe.schedule, 1000)}
     left = {name: make_schedule(*cure).alpha_bar[-1] for name, cure in cures.items()}
     advice = " or ".join(f"{name} (alpha_bar[T] = {alpha_bar:.1e})" for name, alpha_bar in left.items() if alpha_bar <= SIGNAL_LEFT)
     return Record("signal in x_T", number, finding, advice)
@@ -159,9 +159,9 @@ def cure_of_the_mean(recipe, sampling):
     if timesteps(recipe, sampling).finding:
         names, sampling = [*names, "--timestep-spacing trailing"], replace(sampling, timestep_spacing="trailing")
     if signal_left(recipe, sampling):
-        names, recipe = [*names, "schedule rescaled_linear"], replace(recipe, schedule="rescaled_linear")
+        names, recipe = [*names, "--schedule rescaled_linear"], replace(recipe, schedule="rescaled_linear")
     if not names:
-        names = ["schedule zero_snr_linear with prediction_type v_prediction"]
+        names = ["--schedule zero_snr_linear --prediction-type v_prediction"]
         recipe = replace(recipe, schedule="zero_snr_linear", prediction_type="v_prediction")
     return names, recipe, sampling
 

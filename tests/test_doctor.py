@@ -50,8 +50,8 @@ def test_signal_left(recipe):
     record = doctor.terminal_signal(recipe, Sampling(), np.zeros((4, 2)))
     alpha_bar = make_schedule(recipe.schedule, recipe.num_train_timesteps).alpha_bar[-1]
     assert f"alpha_bar[{recipe.num_train_timesteps}] = {alpha_bar:.3g} leaves signal in x_T ({100 * alpha_bar ** 0.5:.0f}% of x_0's size)" in record.finding
-    assert "schedule rescaled_linear (alpha_bar[T] = " in record.advice
-    assert ("num_train_timesteps 1000" in record.advice) == (recipe.schedule == "linear")         # advised only where it helps
+    assert "--schedule rescaled_linear (alpha_bar[T] = " in record.advice
+    assert ("--num-train-timesteps 1000" in record.advice) == (recipe.schedule == "linear")         # advised only where it helps
     assert doctor.terminal_signal(recipe, Sampling(start="data"), np.zeros((4, 2))).finding is None
     assert doctor.signal_left(recipe, Sampling()) == record.finding
     assert f" {prior_kl(np.zeros((4, 2)), make_schedule(recipe.schedule, recipe.num_train_timesteps)):.3g} nats per dimension" in record.number
@@ -154,16 +154,16 @@ def test_mean_of_samples_of_the_textbook():
     record = doctor.sample_mean(TEXTBOOK_MOONS, Sampling(), x0)
     off = (((samples - mean) ** 2).sum() / x0.var(0).sum()) ** 0.5
     assert record.number.startswith(f"({samples[0]:.3f}, {samples[1]:.3f}), the data's ({mean[0]:.3f}, {mean[1]:.3f}): {off:.2g} standard deviations off")
-    assert "schedule rescaled_linear, which leaves" in record.advice and doctor.sample_mean(MOONS, Sampling(), x0).finding is None
+    assert "--schedule rescaled_linear, which leaves" in record.advice and doctor.sample_mean(MOONS, Sampling(), x0).finding is None
 
 
 @pytest.mark.parametrize("recipe, sampling, names", [
-    (TEXTBOOK_MOONS, Sampling(), ["schedule rescaled_linear"]),
+    (TEXTBOOK_MOONS, Sampling(), ["--schedule rescaled_linear"]),
     (MOONS, Sampling(steps=2, timestep_spacing="leading"), ["--timestep-spacing trailing"]),
     (MOONS, Sampling(sampler="naive_skip", steps=20), ["--sampler ancestral"]),
     (TEXTBOOK_MOONS, Sampling(sampler="naive_skip", steps=20, timestep_spacing="leading"),
-     ["--sampler ancestral", "--timestep-spacing trailing", "schedule rescaled_linear"]),
-    (replace(MOONS, schedule="linear", num_train_timesteps=750), Sampling(sampler="ddim"), ["schedule zero_snr_linear with prediction_type v_prediction"])])
+     ["--sampler ancestral", "--timestep-spacing trailing", "--schedule rescaled_linear"]),
+    (replace(MOONS, schedule="linear", num_train_timesteps=750), Sampling(sampler="ddim"), ["--schedule zero_snr_linear --prediction-type v_prediction"])])
 def test_what_is_advised_about_the_mean_cures_it(recipe, sampling, names):
     x0 = moons() + 5            # far from 0 the last case, too, shifts enough to be found
     record = doctor.sample_mean(recipe, sampling, x0)
