@@ -144,8 +144,9 @@ class NumpyDenoiser:
         """The loss is a mean, so that of a batch is the weighted mean of its shards', and so is its gradient."""
         check_inputs(self.config, x_t, t, labels)
         check_same_shape(x_t=x_t, target=target)
-
-        weight = None if weight is None else weight.astype(self.theta.dtype)
+        if weight is not None:
+            check_same_shape(t=t, weight=weight)
+            weight = weight.astype(self.theta.dtype)
 
         def shard_loss_and_grads(rows):
             with np.errstate(all="ignore"):             # a loss that is not finite is reported once, by whoever trains

@@ -34,7 +34,8 @@ def fourier_case(rng):
 def mse_case(rng):
     y = rng.standard_normal(shape(rng, 6, 4))
     target = rng.standard_normal(y.shape)
-    return lambda y: nn.mse_forward(y, target), lambda dy, cache: dy * nn.mse_backward(cache), {"y": y}
+    weight = None if rng.random() < 0.5 else rng.uniform(0, 3, len(y))
+    return lambda y: nn.mse_forward(y, target, weight), lambda dy, cache: dy * nn.mse_backward(cache), {"y": y}
 
 
 def cross_entropy_case(rng):

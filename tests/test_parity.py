@@ -155,6 +155,9 @@ def test_weights_reach_every_shard():
     assert their_loss == pytest.approx(loss, rel=1e-12)
     for name, g in grads.items():
         assert tensor_error(reference.to_numpy(their_grads[name]), g) <= 1e-12, name
+    for denoiser, backend in ((ours, numpy), (theirs, reference)):
+        with pytest.raises(ValueError, match=r"t has shape \(20,\); weight has shape \(3,\)"):
+            denoiser.loss_and_grads(backend.asarray(x), t, backend.asarray(target), None, weight[:3])
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-9), ("float32", 1e-3)])
