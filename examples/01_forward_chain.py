@@ -17,6 +17,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from npdiff.diffusion import forward_step
+from npdiff.figures import save
 from npdiff.rng import generator
 from npdiff.schedule import linear
 
@@ -60,10 +61,7 @@ def main(walks: int = 200, seed: int = 0, out: Path = Path("runs/examples")):
         curve.plot(exact[:, k], "--", color="black", linewidth=1, label=r"exact: $\bar\alpha_t\,\mathrm{var}(x_0) + 1 - \bar\alpha_t$" if k else None)
     curve.set(xlabel="t", ylabel="variance of the pixels", xlim=(-10, schedule.T + 10), ylim=(0, None))
     curve.legend(frameon=False)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "01_forward_chain.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "01_forward_chain.png"))
     return {"one_walk": one_walk, "mean": mean, "exact": exact}
 
 

@@ -15,6 +15,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from npdiff.diffusion import q_sample
+from npdiff.figures import save
 from npdiff.rng import generator
 from npdiff.schedule import linear
 
@@ -54,10 +55,7 @@ def main(seed: int = 0, out: Path = Path("runs/examples")):
     axes[0, 0].set_ylabel("$x_0$", fontsize=14, rotation=0, labelpad=16)
     axes[1, 0].set_ylabel("$x_t$", fontsize=14, rotation=0, labelpad=16)
     figure.colorbar(shown, ax=axes, ticks=[-2, -1, 0, 1, 2], pad=0.015, aspect=30)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "02_q_sample.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "02_q_sample.png"))
     return {"x0": x0, "t": t, "noise": noise, "x_t": x_t}
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from npdiff.data.moons import make_moons
 from npdiff.diffusion import q_sample, x0_from_eps
+from npdiff.figures import save
 from npdiff.rng import generator
 from npdiff.schedule import linear
 
@@ -64,10 +65,7 @@ def main(alpha_bar: float = 0.35, draws: int = 200, seed: int = 0, out: Path = P
         axes[k].plot(*cloud.T, ".", color="tab:orange", markersize=3)
         axes[k].plot(*x0.T, "o", color="tab:blue", markersize=6)
         axes[k].set_title(rf"$t = {s}$,  $\bar\alpha_t = {schedule.alpha_bar[s]:.2f}$")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "03_one_point.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "03_one_point.png"))
     return point | {"t": t}
 
 

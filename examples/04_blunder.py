@@ -20,6 +20,7 @@ from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
 from npdiff.data.moons import make_moons
 from npdiff.diffusion import x0_from_eps
+from npdiff.figures import save
 from npdiff.metrics import off_arcs
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
@@ -59,10 +60,7 @@ def main(steps: int = 3000, schedule: str = "linear", samples: int = 1000, seed:
         panel.plot(*data.T, ".", color="0.85", markersize=3)
         panel.plot(*points.T, ".", color="tab:blue" if name == "the whole chain" else "tab:orange", markersize=3)
         panel.set(xlim=(-2.2, 3.7), ylim=(-1.7, 2.4), aspect="equal", xticks=[], yticks=[], title=f"{name}\n{off[name]:.0%} off the arcs")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "04_blunder.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "04_blunder.png"))
     return {"off": off, "std": {name: points.std(0) for name, points in clouds.items()}}
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from npdiff.backend import load_backend
 from npdiff.checkpoint import sampling_weights
+from npdiff.figures import save
 from npdiff.recipes import MOONS
 from npdiff.runs import new_denoiser
 from npdiff.samplers import sample
@@ -46,10 +47,7 @@ def main(steps: int = 1500, samples: int = 800, dtype: str = "float32", seed: in
     cloud.set(aspect="equal", title=f"largest distance of twins {sample_gap.max():.0e}")
     for axis in (curve, cloud):
         axis.legend(frameon=False)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "05_two_backends.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "05_two_backends.png"))
     return {"loss_gap": loss_gap, "sample_gap": sample_gap, "losses": losses}
 
 

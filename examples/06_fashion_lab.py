@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from npdiff.backend import NumpyBackend
 from npdiff.cli import fail
 from npdiff.compare import new_denoiser
-from npdiff.figures import image_panel
+from npdiff.figures import image_panel, save
 from npdiff.progress import progress
 from npdiff.recipes import LAB_FASHION
 from npdiff.samplers import sample
@@ -62,10 +62,7 @@ def main(steps: int = 60, samples: int = 16, full: bool = False, data: Path | No
     image_panel(axes["samples"], images, round(samples ** 0.5), f"{samples} samples after {recipe.steps:,} steps")
     for t in SHOWN:
         image_panel(axes[f"x_{t}"], strip[t], 1, f"$x_{{{t}}}$")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "06_fashion_lab.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "06_fashion_lab.png"))
     return {"losses": losses, "means": means, "samples": images, "strip": strip}
 
 

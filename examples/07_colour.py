@@ -23,7 +23,7 @@ from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
 from npdiff.compare import new_denoiser
 from npdiff.data.shapes import make_colour_shapes
-from npdiff.figures import image_panel
+from npdiff.figures import image_panel, save
 from npdiff.recipes import SHAPES
 from npdiff.rng import generator
 from npdiff.runs import labels_in_turn
@@ -65,10 +65,7 @@ def main(steps: int = 600, batch_size: int = 16, samples: int = 24, prediction_t
     figure = Figure(figsize=(11, 4.1), layout="constrained")
     for axis, name in zip(figure.subplots(1, 2), ("data", "samples")):
         image_panel(axis, sets[name], round((1.5 * samples) ** 0.5), f"{name}: one colour explains {share[name]:.1%} of the light")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "07_colour.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "07_colour.png"))
     return {"count": count, "losses": losses, "share": share} | sets
 
 

@@ -20,7 +20,7 @@ from npdiff.backend import NumpyBackend
 from npdiff.compare import new_denoiser
 from npdiff.data import load_data
 from npdiff.diffusion import q_sample, x0_from_prediction
-from npdiff.figures import image_panel
+from npdiff.figures import image_panel, save
 from npdiff.metrics import loss_by_t
 from npdiff.models import unet
 from npdiff.recipes import SHAPES
@@ -69,10 +69,7 @@ def main(steps: int = 400, prediction_type: str = "epsilon", seed: int = 0, out:
         image_panel(axes[t], np.concatenate(list(rows[t].values())), 6, rf"$\hat x_0$ from the same $x_{{{t}}}$")
         axes[t].set_yticks(14 + 29 * np.arange(4), rows[t])         # 28 pixels and a gap for each row of images
         axes[t].tick_params(length=0)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "08_skips.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "08_skips.png"))
     return {"count": count, "losses": losses, "edges": edges, "by_t": buckets, "error": error}
 
 

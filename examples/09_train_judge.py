@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from npdiff import judge
 from npdiff.data.fashion_mnist import CLASS_NAMES, load, load_bytes, to_float
+from npdiff.figures import save
 from npdiff.nn import cross_entropy_backward, cross_entropy_forward
 from npdiff.optim import adam, learning_rate
 from npdiff.rng import generator
@@ -89,9 +90,7 @@ def main(epochs: float = 0.3, full: bool = False, seed: int = 0, data: Path | No
     panel.set(xticks=range(len(CLASS_NAMES)), yticks=range(len(CLASS_NAMES)), yticklabels=CLASS_NAMES, xlabel="taken for", ylabel="is",
               title=f"{accuracy:.1%} of the test images are named right (percent of each class)")
     panel.set_xticklabels(CLASS_NAMES, rotation=40, ha="right", rotation_mode="anchor")
-    path = out / "09_train_judge.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "09_train_judge.png"))
     return {"losses": losses, "accuracy": accuracy, "confusion": confusion}
 
 

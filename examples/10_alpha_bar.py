@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from npdiff.figures import save
 from npdiff.schedule import SCHEDULES, Schedule, beta_of, make_schedule
 
 STYLES = {"linear": ("-", "tab:blue", 3), "rescaled_linear": (":", "black", 1.4), "zero_snr_linear": ("--", "tab:cyan", 1.4),
@@ -60,10 +61,7 @@ def main(num_train_timesteps: int = 1000, out: Path = Path("runs/examples")):
     left_fall.set(xlabel="t", ylabel=r"fall in one step $\times\ T$", ylim=(0, None), xlim=(0, T))
     right_fall.set(xlabel="t", ylabel=r"fall in one step $\times\ T$", yscale="log")
     left.legend(frameon=False)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "10_alpha_bar.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "10_alpha_bar.png"))
     return falls
 
 

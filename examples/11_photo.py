@@ -22,6 +22,7 @@ from matplotlib.image import imread
 
 from npdiff.cli import fail
 from npdiff.diffusion import q_sample
+from npdiff.figures import save
 from npdiff.rng import generator
 from npdiff.schedule import linear
 
@@ -82,10 +83,7 @@ def main(image: Path | None = None, seed: int = 0, out: Path = Path("runs/exampl
         histograms[n].plot(edges, bell, color="tab:orange", linewidth=2)
         histograms[n].set(yticks=[], xlim=(-3.5, 3.5), xlabel="value of a pixel")
     histograms[0].set_ylabel("pixels")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "11_photo.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "11_photo.png"))
     return {"photo": photo, "x_t": x_t, "variance": variance, "exact": exact}
 
 

@@ -21,6 +21,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from npdiff.data.moons import make_moons
+from npdiff.figures import save
 from npdiff.metrics import distance_to_arcs, energy_distance, off_arcs
 from npdiff.oracle import Moons
 from npdiff.rng import generator
@@ -55,10 +56,7 @@ def main(samples: int = 1000, schedule: str = "rescaled_linear", seed: int = 0, 
             panel.set(xlim=(-2.6, 3.6), ylim=(-2.2, 2.5), aspect="equal", xticks=[], yticks=[],
                       title=f"{name}: {off[name, k]:.0%} off the arcs")
         column[0].set_title(f"k = {k}, {len(pairs)} jumps\n{column[0].get_title()}")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "12_skipping.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "12_skipping.png"))
     return {"off": off, "mean": mean}
 
 

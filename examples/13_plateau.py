@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
 from npdiff.data.moons import make_moons
+from npdiff.figures import save
 from npdiff.metrics import energy_distance, off_arcs
 from npdiff.oracle import Moons
 from npdiff.recipes import MOONS
@@ -97,10 +98,7 @@ def main(steps: int = 3000, samples: int = 1000, seed: int = 0, out: Path = Path
     axes["off"].set_ylim(0, None)
     axes["distance"].set_yscale("log")
     axes["distance"].legend(frameon=False)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "13_plateau.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "13_plateau.png"))
     return {"off": off, "distance": distance, "floor": floor, "plateau": ends}
 
 

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from npdiff.data.moons import make_moons
 from npdiff.diffusion import eps_from_x0
+from npdiff.figures import save
 from npdiff.metrics import off_arcs
 from npdiff.oracle import Moons
 from npdiff.rng import generator
@@ -86,10 +87,7 @@ def main(samples: int = 1000, steps: int = T, schedule: str = "rescaled_linear",
         paths.plot(*path, color="tab:blue", linewidth=1)
         paths.plot(*path[:, -1], "o", color="tab:blue", markersize=6)
     paths.set(xlim=(-2.1, 3.6), ylim=(-1.6, 2.1), aspect="equal", xticks=[], yticks=[], title=rf"$\hat x_0$ along {FOLLOWED} chains")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "14_small_steps.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "14_small_steps.png"))
     return {"stops": stops, "said": said, "open": still_open, "off": off, "answers": answers, "samples": x}
 
 

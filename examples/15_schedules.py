@@ -26,27 +26,17 @@ from threadpoolctl import threadpool_limits
 from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
 from npdiff.data.moons import MEAN, make_moons
-from npdiff.diffusion import q_sample
-from npdiff.metrics import energy_distance, off_arcs
-from npdiff.oracle import Moons, floor_by_t
+from npdiff.figures import save
+from npdiff.metrics import energy_distance, loss_above_floor, off_arcs, recipe_floor
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
 from npdiff.runs import new_denoiser
 from npdiff.samplers import Sampling, sample
-from npdiff.schedule import make_schedule
 from npdiff.training import train
 
 STYLES = {"linear": "tab:blue", "rescaled_linear": "0.5", "cosine": "tab:orange"}
 CLIP = 3.2          # no coordinate of the data is larger
 SAMPLINGS = {"ancestral": Sampling(clip=CLIP), "DDIM": Sampling("ddim", clip=CLIP), "unclipped": Sampling("ddim")}
-
-
-def excess_loss(denoiser, schedule, seed, n=6000):
-    """What the network's loss has above the floor: E|eps_hat - eps*|^2 per coordinate, over t = 1..T in equal shares (n of them)."""
-    t = 1 + np.arange(n) % schedule.T                                             # (n,)
-    rng = generator(seed, "data", 2)
-    x_t = q_sample(make_moons(n, rng), t, rng.standard_normal((n, 2)), schedule)  # (n, 2)
-    return float(((denoiser.predict(x_t, t) - Moons().predict(schedule)(x_t, t)) ** 2).mean())
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")       # the products are small; more threads would only wait for one another
@@ -57,11 +47,12 @@ def main(steps: int = 2000, num_train_timesteps: int = 300, samples: int = 1000,
     print(f"{steps} training steps, T = {num_train_timesteps}\n                 alpha_bar_T  t with alpha_bar > 0.9  loss, last tenth   floor  excess")
     for name in STYLES:
         recipe = replace(MOONS, schedule=name, num_train_timesteps=num_train_timesteps, steps=steps)
-        schedule = make_schedule(name, num_train_timesteps)
+        schedule = recipe.make_schedule()
         denoiser = new_denoiser(backend, recipe, seed)
         losses[name] = np.array([loss for _, loss in train(denoiser, backend, recipe, seed)])                   # (steps,)
         trained = backend.make_denoiser(recipe.model, sampling_weights(denoiser.export()))
-        floors[name], excess[name] = floor_by_t(Moons(), schedule), excess_loss(trained, schedule, seed)        # (T+1,) and a float
+        loss, lowest = loss_above_floor(trained, backend, recipe, seed)
+        floors[name], excess[name] = recipe_floor(recipe), loss - lowest                                        # (T+1,) and a float
         for how, sampling in SAMPLINGS.items():
             *_, (_, clouds[name, how]) = sample(trained, backend, recipe, samples, seed, sampling=sampling)
         print(f"{name:15}  {schedule.alpha_bar[-1]:11.1e}  {(schedule.alpha_bar[1:] > 0.9).sum():22}  {losses[name][-tail:].mean():16.4f}"
@@ -90,10 +81,7 @@ def main(steps: int = 2000, num_train_timesteps: int = 300, samples: int = 1000,
         panel.plot(*clouds[name, "ancestral"].T, ".", color=colour, markersize=3)
         panel.set(xlim=(-2.2, 3.7), ylim=(-1.7, 2.4), aspect="equal", xticks=[], yticks=[],
                   title=f"{name}: {off[name, 'ancestral']:.1%} off the arcs\nloss {losses[name][-tail:].mean():.3f}, floor {floors[name][1:].mean():.3f}")
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "15_schedules.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "15_schedules.png"))
     return {"losses": losses, "floors": floors, "excess": excess, "off": off, "distance": distance, "shift": shift}
 
 

@@ -25,6 +25,7 @@ from npdiff.backend import NumpyBackend
 from npdiff.checkpoint import sampling_weights
 from npdiff.cli import fail
 from npdiff.data.moons import make_moons
+from npdiff.figures import save
 from npdiff.metrics import off_arcs
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
@@ -108,10 +109,7 @@ def main(steps: int = 3000, ddim_steps: int = 20, samples: int = 1000, seed: int
     for panel in panels:
         panel.set(xlim=(-2.2, 3.7), ylim=(-1.9, 2.2), aspect="equal", xticks=[], yticks=[])
         panel.legend(frameon=False, loc="lower left", markerscale=2)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "16_scheduler_library.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "16_scheduler_library.png"))
     return {"gaps": gaps, "twins": twins, "as_it_comes": as_it_comes, "lines": {"loop": loop, "library_loop": library_loop}}
 
 

@@ -20,7 +20,7 @@ from npdiff import checkpoint, metrics
 from npdiff.backend import NumpyBackend
 from npdiff.cli import fail
 from npdiff.data import CLASS_NAMES
-from npdiff.figures import image_panel
+from npdiff.figures import image_panel, save
 from npdiff.oracle import GaussianMixture
 from npdiff.rng import generator
 from npdiff.runs import labels_in_turn, trained_denoiser
@@ -36,10 +36,7 @@ COLOURS = ("tab:blue", "tab:orange", "tab:green")
 
 def main(run: Path | None = None, samples: int = 600, seed: int = 0, out: Path = Path("runs/examples")):
     figure, numbers = clouds(samples, seed) if run is None else images(run, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "17_guidance.png"
-    figure.savefig(path, dpi=120)
-    print(path)
+    print(save(figure, out / "17_guidance.png"))
     return numbers
 
 

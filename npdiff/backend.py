@@ -227,9 +227,7 @@ def check_inputs(config, x, t, labels):
         raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (N, {', '.join(map(str, config.data_shape))})")
     if np.shape(t) not in ((), (len(x),)):
         raise ValueError(f"t has shape {np.shape(t)}; for {len(x)} samples it must be an int or ({len(x)},)")
-    classes = getattr(config, "classes", 0)
-    if labels is not None and (not classes or np.shape(labels) != (len(x),)):
-        raise ValueError(f"labels have shape {np.shape(labels)}; this network has {classes} classes and was given {len(x)} samples")
+    blocks.check_labels_fit(labels, config, len(x))
 
 
 def check_arrays(arrays, expected, what):

@@ -21,7 +21,7 @@ from npdiff.oracle import oracle_of
 from npdiff.progress import progress
 from npdiff.recipes import RECIPES, get_recipe
 from npdiff.rng import generator
-from npdiff.runs import data_likelihood, draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
+from npdiff.runs import data_likelihood, data_to_start, draw_pictures, fresh_data, labels_in_turn, new_denoiser, train_and_log, trained_denoiser
 from npdiff.samplers import Sampling, sample
 from npdiff.schedule import SCHEDULES
 
@@ -93,9 +93,7 @@ class Train:
               f"steps {denoiser.step + 1:,} to {recipe.steps:,} of {recipe.batch_size} samples, seed {seed}")
         warn_of_signal(recipe, Sampling())
         train_and_log(denoiser, backend, recipe, seed, out, self.data, self.quiet)
-        floor = metrics.recipe_floor(recipe)
-        loss = report.last_loss(*checkpoint.load_metrics(out))
-        print(f"training loss, last 500 steps: {report.loss_in_words(loss, None if floor is None else floor[1:].mean())}")
+        print(report.training_loss(recipe, *checkpoint.load_metrics(out)))
         draw_pictures(out, recipe, seed, backend, self.data, self.quiet)
 
 
@@ -136,8 +134,7 @@ class Sample:
         points = len(recipe.model.data_shape) == 1
         n = self.n if self.n is not None else 512 if points else 64
         labels = self.labels(recipe, n)
-        x0 = fresh_data(recipe, self.seed, max(n, 0), data_dir=self.data) if self.sampling.start == "data" else None
-        chain = sample(denoiser, backend, recipe, n, self.seed, labels=labels, sampling=self.sampling, x0=x0)
+        chain = sample(denoiser, backend, recipe, n, self.seed, 0, labels, self.sampling, data_to_start(recipe, self.sampling, self.seed, n, 0, self.data))
         for _, x in progress(chain, (self.sampling.steps or recipe.num_train_timesteps) + 1, "sampling", self.quiet):
             pass
         x = backend.to_numpy(x)
@@ -192,7 +189,7 @@ class Evaluate:
         if self.likelihood and not (points or recipe.data.startswith("fashion-mnist")):
             raise ValueError(f"likelihood is asked of {recipe.name}; it is for points and for images of 8 bits, which {recipe.data} are not")
         labels = labels_in_turn(recipe, max(n, 0))
-        chains = [sample(denoiser, backend, recipe, n, self.seed, draw, labels, self.sampling, fresh_data(recipe, self.seed, max(n, 0), FRESH + draw, self.data))
+        chains = [sample(denoiser, backend, recipe, n, self.seed, draw, labels, self.sampling, data_to_start(recipe, self.sampling, self.seed, n, FRESH + draw, self.data))
                   for draw in range(draws)]
         stops = (self.sampling.steps or recipe.num_train_timesteps) + 1
         walk = ((t, x) for chain in chains for t, x in chain)

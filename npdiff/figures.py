@@ -22,8 +22,9 @@ def figure(columns=1, rows=1, width=5.0, height=4.0):
 
 
 def save(fig, path):
-    """Write the figure to path (its ending names the format) under a temporary name, then rename. Returns path."""
+    """Write the figure to path (its ending names the format) under a temporary name, then rename; the folder is made where it is missing. Returns path."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
     try:
         fig.savefig(temporary, dpi=120)

@@ -122,6 +122,12 @@ def recipe_floor(recipe):
     return None if oracle is None else floor_by_t(oracle, recipe.make_schedule(), recipe.prediction_type, recipe.loss_weight)
 
 
+def lowest_loss(recipe):
+    """The mean of recipe_floor over t = 1..T, as training draws t: the smallest loss that any network can have, a float; None where it is not known."""
+    floor = recipe_floor(recipe)
+    return None if floor is None else float(floor[1:].mean())
+
+
 def loss_above_floor(denoiser, backend, recipe, seed):
     """A network's expected loss and the smallest that any can have: two floats. For data whose law is known.
 
@@ -132,5 +138,5 @@ def loss_above_floor(denoiser, backend, recipe, seed):
     schedule, oracle = recipe.make_schedule(), oracle_of(recipe.data)
     _, x_t, t, _, answer = answers(denoiser, backend, recipe, seed, 5000)
     distance = ((answer - oracle.predict(schedule, recipe.prediction_type)(x_t, t)) ** 2).mean(1)             # (n,)
-    floor = float(recipe_floor(recipe)[1:].mean())
+    floor = lowest_loss(recipe)
     return floor + float((loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * distance).mean()), floor

@@ -40,19 +40,20 @@ def print_losses(recipe, steps, losses, buckets, of_weights):
 
     of_weights is what npdiff.metrics.loss_above_floor says, None where it cannot.
     """
-    if recipe.log_every == EPOCH:
-        print(f"  training loss, mean of each epoch: {' '.join(f'{loss:.3f}' for loss in losses)}")
-    elif steps:
-        print(f"  {'training loss, last 500 steps':34}{loss_in_words(last_loss(steps, losses), of_weights and of_weights[1])}")
+    if steps:
+        print(f"  {training_loss(recipe, steps, losses)}")
     if of_weights:
         print(f"  {'expected loss of these weights':34}{loss_in_words(*of_weights)}")
     edges, by_t = buckets
     print(f"  loss by timestep (0, {edges[1]}] .. ({edges[-2]}, {edges[-1]}]: {' '.join(f'{loss:.3f}' for loss in by_t)}")
 
 
-def last_loss(steps, losses):
-    """The mean training loss of the last 500 steps."""
-    return float(np.mean([loss for step, loss in zip(steps, losses) if step > steps[-1] - 500]))
+def training_loss(recipe, steps, losses):
+    """One line: the mean loss of each epoch where a row of the log is one, else of the last 500 steps, beside the floor."""
+    if recipe.log_every == EPOCH:
+        return f"training loss, mean of each epoch: {' '.join(f'{loss:.3f}' for loss in losses)}"
+    last = float(np.mean([loss for step, loss in zip(steps, losses) if step > steps[-1] - 500]))
+    return f"{'training loss, last 500 steps':34}{loss_in_words(last, metrics.lowest_loss(recipe))}"
 
 
 def loss_in_words(loss, floor):

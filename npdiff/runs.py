@@ -9,7 +9,7 @@ import numpy as np
 from npdiff import checkpoint
 from npdiff.data import CLASS_NAMES, load_data
 from npdiff.likelihood import discretised_decoder, gaussian_decoder, log_likelihood, variational_bound
-from npdiff.metrics import loss_by_t, recipe_floor
+from npdiff.metrics import loss_by_t, lowest_loss, recipe_floor
 from npdiff.models import MODELS, model_name
 from npdiff.oracle import oracle_of
 from npdiff.progress import progress
@@ -77,6 +77,11 @@ def fresh_data(recipe, seed, n, draw=0, data_dir=None):
     return x0
 
 
+def data_to_start(recipe, sampling, seed, n, draw, data_dir):
+    """The fresh data that sampling begins from where its start is "data", (n, ...); else None."""
+    return fresh_data(recipe, seed, max(n, 0), draw, data_dir) if sampling.start == "data" else None
+
+
 def data_likelihood(denoiser, backend, recipe, seed, data_dir=None):
     """How probable a trained denoiser finds fresh data: 500 points or 16 images of 8 bits.
 
@@ -102,11 +107,9 @@ def draw_pictures(run, recipe, seed, backend, data_dir, quiet):
     from npdiff import figures
     schedule, denoiser = recipe.make_schedule(), trained_denoiser(run, recipe, backend)
     steps, losses = checkpoint.load_metrics(run)
-    floor = recipe_floor(recipe)
-    lowest = None if floor is None else floor[1:].mean()
-    print(figures.save(figures.loss_curve(steps, losses, recipe.log_every, f"{recipe.name}: training loss", lowest), run / "loss.png"))
+    print(figures.save(figures.loss_curve(steps, losses, recipe.log_every, f"{recipe.name}: training loss", lowest_loss(recipe)), run / "loss.png"))
     buckets = loss_by_t(denoiser, backend, recipe, seed, data_dir)
-    print(figures.save(figures.loss_buckets(*buckets, f"{recipe.name}: loss by timestep", floor), run / "loss_by_t.png"))
+    print(figures.save(figures.loss_buckets(*buckets, f"{recipe.name}: loss by timestep", recipe_floor(recipe)), run / "loss_by_t.png"))
     print(figures.save(figures.schedule_curves(schedule, f"{recipe.schedule}, T = {schedule.T}"), run / "schedule.png"))
 
     points = len(recipe.model.data_shape) == 1

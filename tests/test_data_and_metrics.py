@@ -83,9 +83,9 @@ def test_a_loss_is_its_floor_and_the_distance_from_the_best(prediction_type, los
     floor = bayes_floor(oracle_of("moons"), schedule, prediction_type, loss_weight)
     assert recipe_floor(recipe)[1:].mean() == floor and np.isnan(recipe_floor(recipe)[0]) and recipe_floor(SHAPES) is None
     weight = loss_weights(schedule, prediction_type, loss_weight)[1:].mean()
-    for constant in (0.0, 0.1):
+    for constant in (0.0, 0.1, np.array([0.1, 0.3])):
         loss, lowest = loss_above_floor(OffBy(recipe, constant), backend, recipe, 0)
-        assert lowest == floor and loss == pytest.approx(floor + weight * constant ** 2, rel=1e-9)
+        assert lowest == floor and loss == pytest.approx(floor + weight * np.mean(np.square(constant)), rel=1e-9)
     edges, losses = loss_by_t(OffBy(recipe, 0.0), backend, recipe, 0, buckets=4)
     np.testing.assert_allclose(losses, [recipe_floor(recipe)[i + 1:j + 1].mean() for i, j in zip(edges[:-1], edges[1:])], rtol=0.15)
 

@@ -13,7 +13,7 @@ from npdiff.likelihood import (discretised_decoder, gaussian_decoder, log_likeli
                                to_noise, variational_bound, velocity_coefficients)
 from npdiff.models import mlp
 from npdiff.rng import generator
-from npdiff.schedule import cosine, linear, make_schedule, rescaled_linear
+from npdiff.schedule import cosine, linear, make_schedule, rescaled_linear, zero_terminal_snr
 
 # A mixture of three round Gaussians in the plane, of mean 0 and nearly the covariance I: what alpha_bar_T leaves of it in x_T is then little.
 WEIGHTS = np.array([0.5, 0.3, 0.2])
@@ -53,12 +53,6 @@ def points(n):
     return np.concatenate([MEANS[k] + VARIANCES[k, None] ** 0.5 * rng.standard_normal((n // 2, 2)), rng.uniform(-3, 3, (n - n // 2, 2))])
 
 
-def without_signal(schedule):
-    """The schedule with alpha_bar_T = 0."""
-    schedule.beta[-1], schedule.alpha[-1], schedule.alpha_bar[-1], schedule.sqrt_alpha_bar[-1], schedule.sqrt_one_minus_alpha_bar[-1] = 1, 0, 0, 0, 1
-    return schedule
-
-
 @pytest.mark.parametrize("name, T, tolerance", [("rescaled_linear", 1000, 1e-3), ("cosine", 1000, 1e-4), ("cosine", 999, 1e-4)])
 def test_the_flow_finds_the_mixtures_density(name, T, tolerance):
     schedule, x = make_schedule(name, T), points(200)
@@ -84,7 +78,7 @@ def test_more_steps_pay():
     assert all(coarse > 4 * fine for coarse, fine in zip(errors, errors[1:]))
 
 
-@pytest.mark.parametrize("schedule", [cosine(100), without_signal(cosine(100))], ids=["cosine", "no signal at T"])
+@pytest.mark.parametrize("schedule", [cosine(100), zero_terminal_snr(cosine(100))], ids=["cosine", "no signal at T"])
 def test_all_predictions_flow_alike(schedule):
     x, no_signal = points(50), schedule.alpha_bar[-1] == 0
     kinds = ["v_prediction"] if no_signal else PREDICTION_TYPES
@@ -139,7 +133,7 @@ def test_what_the_flow_refuses(function):
     for wrong, message in [({"steps": 5}, "steps is 5; .* must be even"), ({"steps": 12}, "takes 1..10"), ({"steps": 0}, "takes 1..10"),
                            ({"x0": np.ones((2, 1, 4, 4))}, r"x has shape \(2, 1, 4, 4\); .* vectors"),
                            ({"prediction_type": "noise"}, "prediction_type is 'noise'"),
-                           ({"schedule": without_signal(linear(10))}, "prediction_type is 'epsilon', but alpha_bar_T is 0")]:
+                           ({"schedule": zero_terminal_snr(linear(10))}, "prediction_type is 'epsilon', but alpha_bar_T is 0")]:
         with pytest.raises(ValueError, match=message):
             function(**{"divergence": divergence, "x0": np.ones((2, 2)), "schedule": linear(10)} | wrong)
 
@@ -231,7 +225,7 @@ def test_the_variance_of_the_first_step():
 
 def test_equivalent_predictions_have_one_bound():
     """Three answers that say the same; where alpha_bar_T = 0, the two that can."""
-    for schedule, kinds in [(cosine(30), PREDICTION_TYPES), (without_signal(cosine(30)), ("sample", "v_prediction"))]:
+    for schedule, kinds in [(cosine(30), PREDICTION_TYPES), (zero_terminal_snr(cosine(30)), ("sample", "v_prediction"))]:
         noises = np.random.default_rng(0).standard_normal((31, 6, 2))
 
         def predict(kind):
@@ -249,7 +243,7 @@ def test_equivalent_predictions_have_one_bound():
 def test_what_the_bound_refuses():
     schedule, x = linear(10), np.zeros((2, 2))
     for wrong, message in [({"variance": "gamma"}, "beta or posterior"), ({"prediction_type": "noise"}, "prediction_type is 'noise'"),
-                           ({"schedule": without_signal(linear(10))}, "prediction_type is 'epsilon', but alpha_bar_T is 0")]:
+                           ({"schedule": zero_terminal_snr(linear(10))}, "prediction_type is 'epsilon', but alpha_bar_T is 0")]:
         with pytest.raises(ValueError, match=message):
             variational_bound(**{"predict": lambda x, t: x, "x0": x, "schedule": schedule, "noise": lambda t: x, "decoder": gaussian_decoder} | wrong)
 
@@ -346,5 +340,5 @@ def test_the_bound_runs_on_lists():
 
 
 def test_prior_kl_vanishes_with_the_signal():
-    assert prior_kl(np.full((2, 2), 1e6), without_signal(linear(10))) == 0
+    assert prior_kl(np.full((2, 2), 1e6), zero_terminal_snr(linear(10))) == 0
     assert prior_kl(np.zeros((2, 2)), linear(10)) > 0

@@ -331,7 +331,7 @@ def test_everything_stays_on_the_backends_device(config):
 
 @pytest.mark.parametrize("labels, message", [
     (np.array([0, 1, 4]), "a label is 4; it must lie in 0..3"), (np.array([0, -1, 1]), "a label is -1"), (np.array([0.0, 1.0, 2.0]), "dtype float64"),
-    (np.array([0, 1]), "was given 3 (images|samples)"), (1, r"labels have shape \(\); this network has 3 classes")])
+    (np.array([0, 1]), "was given 3 samples"), (1, r"labels have shape \(\); this network has 3 classes")])
 @pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
 def test_torch_refuses_wrong_labels(config, labels, message):
     backend = load_backend("torch")
@@ -347,5 +347,5 @@ def test_torch_refuses_wrong_labels(config, labels, message):
 def test_torch_refuses_labels_of_a_network_without_classes(config):
     backend = load_backend("torch")
     denoiser, = denoisers(config, [backend])
-    with pytest.raises(ValueError, match="this network has 0 classes and was given 2 (images|samples)"):
+    with pytest.raises(ValueError, match="this network has 0 classes and was given 2 samples"):
         denoiser.predict(backend.asarray(np.zeros((2, *config.data_shape))), 1, np.array([0, 0]))

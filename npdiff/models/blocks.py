@@ -54,6 +54,13 @@ def check_condition(config):
         raise ValueError(f"classes is {config.classes}; it must be at least 0")
 
 
+def check_labels_fit(labels, config, n):
+    """Raise ValueError unless labels are None or, for a network that has classes, n of them."""
+    classes = getattr(config, "classes", 0)
+    if labels is not None and (not classes or np.shape(labels) != (n,)):
+        raise ValueError(f"labels have shape {np.shape(labels)}; this network has {classes} classes and was given {n} samples")
+
+
 def condition_forward(params, t, labels, config, dtype):
     """e = linear(SiLU(linear(sinusoids of t))) + table[labels].   t (N,), labels (N,) or None for "no label" -> e (N, E)
 
@@ -64,8 +71,7 @@ def condition_forward(params, t, labels, config, dtype):
     h, silu_cache = silu_forward(h)
     e, linear2_cache = linear_forward(h, params["time.linear2.W"], params["time.linear2.b"])
     lookup_cache = None
-    if labels is not None and (not config.classes or np.shape(labels) != t.shape):
-        raise ValueError(f"labels have shape {np.shape(labels)}; this network has {config.classes} classes and was given {len(t)} images")
+    check_labels_fit(labels, config, len(t))
     if config.classes:
         labels = np.full(len(t), config.classes) if labels is None else labels
         vector, lookup_cache = embedding_lookup_forward(labels, params["label.table"])        # (N, E)

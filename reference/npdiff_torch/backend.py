@@ -98,7 +98,8 @@ class TorchDenoiser:
 
     def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
         check_same_shape(x_t=x_t, target=target)
-        check_same_shape(t=t, weight=t if weight is None else weight)
+        if weight is not None:
+            check_same_shape(t=t, weight=weight)
         error = torch.nn.functional.mse_loss(self.output(x_t, t, labels), target, reduction="none")
         loss = error.mean() if weight is None else (self.backend.asarray(weight).reshape(-1, *[1] * (error.ndim - 1)) * error).mean()
         grads = torch.autograd.grad(loss, list(self.parameters.values()))
