@@ -106,7 +106,7 @@ def test_bad_config_is_refused(model, changes, message):
 @pytest.mark.parametrize("model", [convnet, unet])
 def test_bad_images_and_labels_are_refused(model):
     for classes, x_shape, labels, message in [(0, (2, 1, 32, 32), None, r"\(1, 32, 32\); this network takes \(1, 28, 28\)"),
-                                              (0, (2, 1, 28, 28), [0, 1], "0 classes"), (3, (2, 1, 28, 28), [0, 1, 2], "given 2 images"),
+                                              (0, (2, 1, 28, 28), [0, 1], "0 classes"), (3, (2, 1, 28, 28), [0, 1, 2], "given 2 samples"),
                                               (3, (2, 1, 28, 28), [0, 4], "label is 4; it must lie in 0..3")]:
         config = model.Config(classes=classes)
         with pytest.raises(ValueError, match=message):
