@@ -16,8 +16,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from npdiff.app.figures import save
 from npdiff.diffusion import forward_step
-from npdiff.figures import save
 from npdiff.rng import generator
 from npdiff.schedule import linear
 

@@ -14,8 +14,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from npdiff.app.figures import save
 from npdiff.diffusion import q_sample
-from npdiff.figures import save
 from npdiff.rng import generator
 from npdiff.schedule import linear
 
@@ -40,8 +40,8 @@ def main(seed: int = 0, out: Path = Path("runs/examples")):
     print(f"x0 {x0.shape} {x0.dtype}, t {t.shape} -> x_t {x_t.shape} {x_t.dtype}")
     print("index     t  alpha_bar  sqrt(alpha_bar)  sqrt(1 - alpha_bar)  mean of x_t  std of x_t")
     for n in range(4):
-        print(f"{INDICES[n]:5}  {t[n]:4}  {schedule.alpha_bar[t[n]]:9.5f}  {schedule.sqrt_alpha_bar[t[n]]:15.4f}  "
-              f"{schedule.sqrt_one_minus_alpha_bar[t[n]]:19.4f}  {x_t[n].mean():11.3f}  {x_t[n].std():10.3f}")
+        print(f"{INDICES[n]:5}  {t[n]:4}  {schedule.alpha_bar[t[n]]:9.5f}  {schedule.a[t[n]]:15.4f}  "
+              f"{schedule.sigma[t[n]]:19.4f}  {x_t[n].mean():11.3f}  {x_t[n].std():10.3f}")
 
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     axes = figure.subplots(2, 4)
@@ -49,7 +49,7 @@ def main(seed: int = 0, out: Path = Path("runs/examples")):
         axes[0, n].imshow(x0[n, 0], cmap="gray", vmin=-2, vmax=2)
         axes[0, n].set_title(rf"$t = {t[n]}$  (index {INDICES[n]})" "\n" rf"$\bar\alpha_t = {schedule.alpha_bar[t[n]]:.5f}$")
         shown = axes[1, n].imshow(x_t[n, 0], cmap="gray", vmin=-2, vmax=2)
-        axes[1, n].set_title(rf"${schedule.sqrt_alpha_bar[t[n]]:.3f}\,x_0 + {schedule.sqrt_one_minus_alpha_bar[t[n]]:.3f}\,\epsilon$")
+        axes[1, n].set_title(rf"${schedule.a[t[n]]:.3f}\,x_0 + {schedule.sigma[t[n]]:.3f}\,\epsilon$")
     for panel in axes.flat:
         panel.set(xticks=[], yticks=[])
     axes[0, 0].set_ylabel("$x_0$", fontsize=14, rotation=0, labelpad=16)

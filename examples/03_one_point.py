@@ -16,9 +16,9 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from npdiff.app.figures import save
 from npdiff.data.moons import make_moons
-from npdiff.diffusion import q_sample, x0_from_eps
-from npdiff.figures import save
+from npdiff.diffusion import q_sample, x0_from_prediction
 from npdiff.rng import generator
 from npdiff.schedule import linear
 
@@ -42,7 +42,7 @@ def main(alpha_bar: float = 0.35, draws: int = 200, seed: int = 0, out: Path = P
     print(f"asked for alpha_bar = {alpha_bar:g}: the nearest timestep of the linear schedule with T = {schedule.T} is t = {t}")
     for name, value in point.items():
         print(f"{name:9}  {np.shape(value)!s:6}  {np.round(value, 4)}\n           {ALOUD[name]}")
-    print(f"and back: x_t and the target give x0 = {np.round(x0_from_eps(x_t, t, noise, schedule), 4)}")
+    print(f"and back: x_t and the target give x0 = {np.round(x0_from_prediction(x_t, t, noise, schedule), 4)}")
 
     figure = Figure(figsize=(12, 5.4), layout="constrained")
     axes = figure.subplot_mosaic([["sum", "sum", 0, 1], ["sum", "sum", 2, 3]])
@@ -52,7 +52,7 @@ def main(alpha_bar: float = 0.35, draws: int = 200, seed: int = 0, out: Path = P
         panel.plot(0, 0, "+", color="black", zorder=3)
         wide = name != "sum"
         panel.set(xlim=(-3.4, 3.7) if wide else (-2.2, 3.3), ylim=(-3.1, 3.4) if wide else (-2.5, 2.2), aspect="equal", xticks=[], yticks=[])
-    kept, added = schedule.sqrt_alpha_bar[t] * x0[0], schedule.sqrt_one_minus_alpha_bar[t] * noise[0]          # (2,) each
+    kept, added = schedule.a[t] * x0[0], schedule.sigma[t] * noise[0]          # (2,) each
     for start, step, colour, label in (((0, 0), kept, "tab:blue", r"$\sqrt{\bar\alpha_t}\,x_0$, the signal kept"),
                                        (kept, added, "tab:orange", r"$\sqrt{1 - \bar\alpha_t}\,\epsilon$, the noise added")):
         axes["sum"].quiver(*start, *step, color=colour, label=label, angles="xy", scale_units="xy", scale=1, width=0.008, zorder=3)

@@ -16,16 +16,16 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.backend import NumpyBackend
-from npdiff.checkpoint import sampling_weights
+from npdiff.app.checkpoint import sampling_weights
+from npdiff.app.figures import save
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.data.moons import make_moons
-from npdiff.diffusion import x0_from_eps
-from npdiff.figures import save
-from npdiff.metrics import off_arcs
+from npdiff.diffusion import x0_from_prediction
+from npdiff.evaluation.metrics import off_arcs
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
-from npdiff.samplers import ancestral, split, time_pairs
+from npdiff.samplers import ancestral, time_pairs, to_x0_eps
 from npdiff.training import train
 
 SHOWN = (200, 100, 50)      # timesteps at which x0_hat is shown; at t = 200 it is the blunder
@@ -43,9 +43,9 @@ def main(steps: int = 3000, schedule: str = "linear", samples: int = 1000, seed:
         return backend.asarray(generator(seed, "sample", t).standard_normal((samples, 2)))
 
     clouds = {}                                                                   # name -> points (samples, 2)
-    for t, x in ancestral(split(predict, table), noise(table.T), table, noise, time_pairs(table.T), recipe.variance):
+    for t, x in ancestral(to_x0_eps(predict, table), noise(table.T), table, noise, time_pairs(table.T), recipe.variance):
         if t in SHOWN:
-            clouds[f"one leap from t = {t}"] = x0_from_eps(x, t, predict(x, t), table)
+            clouds[f"one leap from t = {t}"] = x0_from_prediction(x, t, predict(x, t), table)
     clouds["the whole chain"] = x
     data = make_moons(samples, generator(seed, "data"))                           # (samples, 2)
 

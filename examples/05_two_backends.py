@@ -12,13 +12,12 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.backend import load_backend
-from npdiff.checkpoint import sampling_weights
-from npdiff.figures import save
+from npdiff.app.checkpoint import sampling_weights
+from npdiff.app.figures import save
+from npdiff.backends import load_backend
 from npdiff.recipes import MOONS
-from npdiff.runs import new_denoiser
-from npdiff.samplers import sample
-from npdiff.training import train
+from npdiff.sampling import sample
+from npdiff.training import new_denoiser, train
 
 STYLES = {"numpy": ("-", "tab:blue", 16), "torch": ("--", "tab:orange", 4)}
 

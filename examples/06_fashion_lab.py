@@ -19,14 +19,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.backend import NumpyBackend
-from npdiff.cli import fail
-from npdiff.compare import new_denoiser
-from npdiff.figures import image_panel, save
-from npdiff.progress import progress
+from npdiff.app.cli import fail
+from npdiff.app.figures import image_panel, save
+from npdiff.app.progress import progress
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.recipes import LAB_FASHION
-from npdiff.samplers import sample
-from npdiff.training import train
+from npdiff.sampling import sample
+from npdiff.training import new_denoiser, train
 
 SHOWN = (300, 200, 120, 60, 20, 0)                                      # timesteps of the filmstrip
 TRUTH = (0.274, 0.175, 0.151, 0.140, 0.134, 0.129, 0.125, 0.122)        # mean loss of each epoch of the full recipe, measured

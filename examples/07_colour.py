@@ -19,16 +19,14 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.backend import NumpyBackend
-from npdiff.checkpoint import sampling_weights
-from npdiff.compare import new_denoiser
+from npdiff.app.checkpoint import sampling_weights
+from npdiff.app.figures import image_panel, save
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.data.shapes import make_colour_shapes
-from npdiff.figures import image_panel, save
 from npdiff.recipes import SHAPES
 from npdiff.rng import generator
-from npdiff.runs import labels_in_turn
-from npdiff.samplers import sample
-from npdiff.training import train
+from npdiff.sampling import labels_in_turn, sample
+from npdiff.training import new_denoiser, train
 
 
 def one_colour(images):

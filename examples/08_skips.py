@@ -16,17 +16,16 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.backend import NumpyBackend
-from npdiff.compare import new_denoiser
+from npdiff.app.figures import image_panel, save
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.data import load_data
 from npdiff.diffusion import q_sample, x0_from_prediction
-from npdiff.figures import image_panel, save
-from npdiff.metrics import loss_by_t
+from npdiff.evaluation.metrics import loss_by_t
 from npdiff.models import unet
 from npdiff.recipes import SHAPES
 from npdiff.rng import generator
 from npdiff.schedule import make_schedule
-from npdiff.training import train
+from npdiff.training import new_denoiser, train
 
 NETWORK = unet.Config(widths=(8, 16, 16), attention_levels=0, time_dim=32, embedding_dim=32)
 STYLES = {"with skips": (True, "tab:blue"), "without": (False, "tab:orange")}

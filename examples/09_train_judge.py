@@ -1,6 +1,6 @@
 """The judge: a small classifier of Fashion-MNIST, trained by hand-derived gradients, that samples are later judged with.
 
-The network is npdiff.judge: two convolutions, two linear layers, 161,898 parameters. Every step takes 64 of the 60,000 training images, moves each
+The network is npdiff.evaluation.judge: two convolutions, two linear layers, 161,898 parameters. Every step takes 64 of the 60,000 training images, moves each
 by up to a pixel and mirrors about half of them, so that the network seldom sees the same image twice; Adam lowers the cross-entropy. The rate of it
 falls along a cosine to zero, so a run of one epoch is worth more than the first epoch of a long one.
 
@@ -16,9 +16,9 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff import judge
+from npdiff.app.figures import save
 from npdiff.data.fashion_mnist import CLASS_NAMES, load, load_bytes, to_float
-from npdiff.figures import save
+from npdiff.evaluation import judge
 from npdiff.nn import cross_entropy_backward, cross_entropy_forward
 from npdiff.optim import adam, learning_rate
 from npdiff.rng import generator

@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.figures import save
+from npdiff.app.figures import save
 from npdiff.schedule import SCHEDULES, Schedule, beta_of, make_schedule
 
 STYLES = {"linear": ("-", "tab:blue", 3), "rescaled_linear": (":", "black", 1.4), "zero_snr_linear": ("--", "tab:cyan", 1.4),

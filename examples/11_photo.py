@@ -20,9 +20,9 @@ from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from npdiff.cli import fail
+from npdiff.app.cli import fail
+from npdiff.app.figures import save
 from npdiff.diffusion import q_sample
-from npdiff.figures import save
 from npdiff.rng import generator
 from npdiff.schedule import linear
 

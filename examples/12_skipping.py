@@ -20,13 +20,13 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
+from npdiff.app.figures import save
 from npdiff.data.moons import make_moons
-from npdiff.figures import save
-from npdiff.metrics import distance_to_arcs, energy_distance, off_arcs
-from npdiff.oracle import Moons
+from npdiff.evaluation.metrics import distance_to_arcs, energy_distance, off_arcs
 from npdiff.rng import generator
-from npdiff.samplers import ddim, naive_skip, split, time_pairs
+from npdiff.samplers import ddim, naive_skip, time_pairs, to_x0_eps
 from npdiff.schedule import make_schedule
+from npdiff.verify.oracle import Moons
 
 SKIPS = (1, 2, 5, 20)
 T = 200
@@ -35,7 +35,7 @@ STYLES = {naive_skip: ("naive", "tab:orange"), ddim: ("DDIM", "tab:blue")}
 
 def main(samples: int = 1000, schedule: str = "rescaled_linear", seed: int = 0, out: Path = Path("runs/examples")):
     table = make_schedule(schedule, T)
-    denoise = split(Moons().predict(table), table)
+    denoise = to_x0_eps(Moons().predict(table), table)
     data = make_moons(samples, generator(seed, "data"))                           # (samples, 2)
 
     def noise(t):

@@ -22,18 +22,17 @@ import tyro
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
-from npdiff.backend import NumpyBackend
-from npdiff.checkpoint import sampling_weights
+from npdiff.app.checkpoint import sampling_weights
+from npdiff.app.figures import save
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.data.moons import make_moons
-from npdiff.figures import save
-from npdiff.metrics import energy_distance, off_arcs
-from npdiff.oracle import Moons
+from npdiff.evaluation.metrics import energy_distance, off_arcs
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
-from npdiff.runs import new_denoiser
-from npdiff.samplers import Sampling, sample
+from npdiff.sampling import Sampling, sample
 from npdiff.schedule import make_schedule
-from npdiff.training import train
+from npdiff.training import new_denoiser, train
+from npdiff.verify.oracle import Moons
 
 STEPS = (5, 10, 15, 25, 50, 100, 200)
 SHOWN = (10, 25, 50, 100, 200)

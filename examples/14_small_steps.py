@@ -20,14 +20,14 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from npdiff.app.figures import save
 from npdiff.data.moons import make_moons
 from npdiff.diffusion import eps_from_x0
-from npdiff.figures import save
-from npdiff.metrics import off_arcs
-from npdiff.oracle import Moons
+from npdiff.evaluation.metrics import off_arcs
 from npdiff.rng import generator
 from npdiff.samplers import ancestral, time_pairs
 from npdiff.schedule import make_schedule
+from npdiff.verify.oracle import Moons
 
 T = 200
 SHOWN = (200, 100, 50, 30, 16, 1)       # timesteps shown, or the nearest that are visited

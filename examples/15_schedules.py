@@ -23,16 +23,16 @@ import tyro
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
-from npdiff.backend import NumpyBackend
-from npdiff.checkpoint import sampling_weights
+from npdiff.app.checkpoint import sampling_weights
+from npdiff.app.figures import save
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.data.moons import MEAN, make_moons
-from npdiff.figures import save
-from npdiff.metrics import energy_distance, loss_above_floor, off_arcs, recipe_floor
+from npdiff.evaluation.metrics import energy_distance, loss_above_floor, off_arcs
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
-from npdiff.runs import new_denoiser
-from npdiff.samplers import Sampling, sample
-from npdiff.training import train
+from npdiff.sampling import Sampling, sample
+from npdiff.training import new_denoiser, train
+from npdiff.verify.oracle import recipe_floor
 
 STYLES = {"linear": "tab:blue", "rescaled_linear": "0.5", "cosine": "tab:orange"}
 CLIP = 3.2          # no coordinate of the data is larger

@@ -21,17 +21,16 @@ from pathlib import Path
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.backend import NumpyBackend
-from npdiff.checkpoint import sampling_weights
-from npdiff.cli import fail
+from npdiff.app.checkpoint import sampling_weights
+from npdiff.app.cli import fail
+from npdiff.app.figures import save
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.data.moons import make_moons
-from npdiff.figures import save
-from npdiff.metrics import off_arcs
+from npdiff.evaluation.metrics import off_arcs
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
-from npdiff.runs import new_denoiser
-from npdiff.samplers import ancestral, ddim, split, time_pairs
-from npdiff.training import train
+from npdiff.samplers import ancestral, ddim, time_pairs, to_x0_eps
+from npdiff.training import new_denoiser, train
 
 try:
     import torch
@@ -43,7 +42,7 @@ except ModuleNotFoundError as error:
 def with_npdiff(sampler, predict, schedule, noise, steps, **options):
     """The samples (n, 2) of one of our samplers."""
     pairs = time_pairs(schedule.T, steps)
-    for _, x in sampler(split(predict, schedule), noise(schedule.T), schedule, noise, pairs, **options):
+    for _, x in sampler(to_x0_eps(predict, schedule), noise(schedule.T), schedule, noise, pairs, **options):
         pass
     return x
 

@@ -16,16 +16,18 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff import checkpoint, metrics
-from npdiff.backend import NumpyBackend
-from npdiff.cli import fail
+from npdiff.app import checkpoint
+from npdiff.app.cli import fail
+from npdiff.app.figures import image_panel, save
+from npdiff.app.runs import trained_denoiser
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.data import CLASS_NAMES
-from npdiff.figures import image_panel, save
-from npdiff.oracle import GaussianMixture
+from npdiff.evaluation import metrics
 from npdiff.rng import generator
-from npdiff.runs import labels_in_turn, trained_denoiser
-from npdiff.samplers import Sampling, ddim, guided, sample, split, time_pairs
+from npdiff.samplers import ddim, guided, time_pairs, to_x0_eps
+from npdiff.sampling import Sampling, labels_in_turn, sample
 from npdiff.schedule import rescaled_linear
+from npdiff.verify.oracle import GaussianMixture
 
 WEIGHTS = (0, 1, 3)
 CENTRES = np.array([[0, 0.9], [-0.8, -0.5], [0.8, -0.5]])
@@ -54,7 +56,7 @@ def clouds(samples, seed):
     figure, numbers = Figure(figsize=(11, 3.9), layout="constrained"), {}
     print("  w   in their class's region   distance of two of one class")
     for panel, w in zip(figure.subplots(1, len(WEIGHTS)), WEIGHTS):
-        denoise = split(guided(predict, labels, w), schedule)
+        denoise = to_x0_eps(guided(predict, labels, w), schedule)
         *_, (_, x) = ddim(denoise, x_T, schedule, None, time_pairs(schedule.T))
         likeliest = np.argmax([law.log_density(x, 1.0) for law in CLASSES], axis=0)            # (N,)
         numbers[w] = {"x": x, "right": float((likeliest == labels).mean()), "diversity": metrics.diversity(x, labels)}

@@ -1,148 +1,173 @@
-"""The closed forms: what is known about x_t exactly, without any network.
+"""The closed forms: what is known exactly about x_t, without a network.
 
-x_0 is clean data, noise (eps) is standard normal, and   x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
-Everything here is operators on that line. t is an int (one timestep for the whole batch; x may then be any backend's array) or
-an integer NumPy array (N,) with one timestep per sample (x is then a NumPy array (N, ...)).
+x_0 is clean data and eps is standard normal noise. With a = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar),
+
+    x_t = a x_0 + sigma eps
+
+Everything here follows from this line. t is an int (one timestep for the whole batch; x may be any backend's
+array) or an integer NumPy array (N,) with one timestep per sample (x is then a NumPy array (N, ...)).
 """
+
+import math
 
 import numpy as np
 
-
-def gather(table, t, x):
-    """The coefficients table[t], ready to multiply x: a Python float for an int t, else an array (N, 1, ..., 1) in x's dtype.
-
-    A Python float leaves the dtype of x alone; a float64 scalar would silently turn float32 into float64. Raises ValueError if t is of another length than x.
-    """
-    if isinstance(t, int):
-        return float(table[t])
-    if np.shape(t) != np.shape(x)[:1]:
-        raise ValueError(f"t has shape {np.shape(t)}; for x of shape {np.shape(x)} it must be an int or {np.shape(x)[:1]}")
-    return table[t].astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+from npdiff.schedule import coefficient
 
 
 def forward_step(x_prev, t, noise, schedule):
-    """One step of the forward chain, a draw from q(x_t | x_{t-1}) (Ho et al. 2020, eq. 2).
+    """One step of the forward chain, a draw from q(x_t | x_{t-1}).
 
-        x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise
+        x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise        (Ho et al. 2020, eq. 2)
 
-    x_prev and noise have one shape, (N, ...); so has the result. Raises ValueError for t outside 1..T or unequal shapes.
+    x_prev, noise (N, ...) -> (N, ...). Raises ValueError for t outside 1..T or for unequal shapes.
     """
     schedule.check_t(t)
     check_same_shape(x_prev=x_prev, noise=noise)
-    beta = gather(schedule.beta, t, x_prev)
+    beta = coefficient(schedule.beta, t, x_prev)
     return (1 - beta) ** 0.5 * x_prev + beta ** 0.5 * noise
 
 
 def q_sample(x0, t, noise, schedule):
-    """All t steps of the forward chain at once, a draw from q(x_t | x_0) (Ho et al. 2020, eq. 4).
+    """All t steps of the forward chain at once, a draw from q(x_t | x_0).
 
-        x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise
+        x_t = a x_0 + sigma noise                                  (Ho et al. 2020, eq. 4)
 
-    x0 and noise have one shape, (N, ...); so has the result. Raises ValueError for t outside 1..T or unequal shapes.
+    Two steps of the chain, with alpha = 1 - beta:
+        x_t = sqrt(alpha_t) x_{t-1} + sqrt(beta_t) e_t
+            = sqrt(alpha_t alpha_{t-1}) x_{t-2} + sqrt(alpha_t beta_{t-1}) e_{t-1} + sqrt(beta_t) e_t
+    The last two terms are independent and normal, so their sum is normal and their variances add:
+        alpha_t beta_{t-1} + beta_t = alpha_t (1 - alpha_{t-1}) + 1 - alpha_t = 1 - alpha_t alpha_{t-1}
+    So two steps are one step whose alpha is the product of both. All t steps: the product is alpha_bar_t, the
+    factor of x_0 is sqrt(alpha_bar_t) = a, and the variance of the noise is 1 - alpha_bar_t = sigma^2.
+
+    x0, noise (N, ...) -> (N, ...). Raises ValueError for t outside 1..T or for unequal shapes.
     """
     schedule.check_t(t)
     check_same_shape(x0=x0, noise=noise)
-    signal = gather(schedule.sqrt_alpha_bar, t, x0)
-    sigma = gather(schedule.sqrt_one_minus_alpha_bar, t, x0)
-    return signal * x0 + sigma * noise
-
-
-def x0_from_eps(x_t, t, eps, schedule):
-    """The clean data that x_t and its noise imply: q_sample solved for x_0.   x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)
-
-    Raises ValueError where alpha_bar_t = 0.
-    """
-    schedule.check_t(t)
-    if not np.all(schedule.alpha_bar[t]):
-        raise ValueError(f"alpha_bar is 0 at t = {schedule.T}: x_t is all noise, and naming it says nothing of x_0; predict sample, v_prediction or flow_prediction")
-    signal = gather(schedule.sqrt_alpha_bar, t, x_t)
-    sigma = gather(schedule.sqrt_one_minus_alpha_bar, t, x_t)
-    return (x_t - sigma * eps) / signal
+    a, sigma = schedule.scales(t, x0)
+    return a * x0 + sigma * noise
 
 
 def eps_from_x0(x_t, t, x0, schedule):
-    """The noise that x_t and the clean data imply: q_sample solved for eps.   eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)"""
+    """The noise in x_t, if x0 is its clean data:   eps = (x_t - a x_0) / sigma.   (N, ...) -> (N, ...)"""
     schedule.check_t(t)
-    signal = gather(schedule.sqrt_alpha_bar, t, x_t)
-    sigma = gather(schedule.sqrt_one_minus_alpha_bar, t, x_t)
-    return (x_t - signal * x0) / sigma
+    a, sigma = schedule.scales(t, x_t)
+    return (x_t - a * x0) / sigma
 
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
+# What a network is trained to predict: target = p x_0 + q eps, and (p, q) by name.
+PREDICTION_TYPES = {
+    "epsilon": lambda a, sigma: (0.0, 1.0),             # eps                  Ho et al. 2020
+    "sample": lambda a, sigma: (1.0, 0.0),              # x_0
+    "v_prediction": lambda a, sigma: (-sigma, a),       # a eps - sigma x_0    Salimans and Ho 2022
+    "flow_prediction": lambda a, sigma: (-1.0, 1.0),    # eps - x_0            Liu et al. 2023
+}
 
 
 def prediction_target(x0, t, noise, schedule, prediction_type):
-    """What a network of this prediction_type should answer to x_t: the noise, x_0, or one of two velocities.
+    """What a network of this prediction_type should answer to x_t:   target = p x_0 + q noise.
 
-        epsilon: noise     sample: x_0     v_prediction: sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x_0     flow_prediction: noise - x_0
+    v is the derivative of x_t with respect to the angle phi, where a = cos phi and sigma = sin phi. The flow
+    is the direction of the straight line from x_0 to the noise, and npdiff.schedule.straight follows that
+    line. Sources: [Salimans and Ho 2022](https://arxiv.org/abs/2202.00512), [Liu et al.
+    2023](https://arxiv.org/abs/2209.03003).
 
-    v is the derivative of x_t along the circle that sqrt(alpha_bar) and sqrt(1 - alpha_bar) lie on (Salimans and Ho 2022, appendix D); the flow is that of
-    the straight line from x_0 to the noise (Liu et al. 2023, "rectified flow"), which x_t follows up to its scale (npdiff.schedule.straight).
+    x0, noise (N, ...) -> (N, ...). Raises ValueError for an unknown prediction_type.
     """
     check_prediction_type(prediction_type)
-    if prediction_type == "epsilon":
-        return noise
-    if prediction_type == "sample":
-        return x0
-    if prediction_type == "flow_prediction":
-        return noise - x0
-    return gather(schedule.sqrt_alpha_bar, t, x0) * noise - gather(schedule.sqrt_one_minus_alpha_bar, t, x0) * x0
+    p, q = PREDICTION_TYPES[prediction_type](*schedule.scales(t, x0))
+    return p * x0 + q * noise
 
 
-def x0_from_prediction(x_t, t, prediction, schedule, prediction_type):
-    """The clean data that a network's answer to x_t implies: q_sample and the target, two equations, solved for x_0.
+def x0_from_prediction(x_t, t, prediction, schedule, prediction_type="epsilon"):
+    """The clean data that follows from x_t and a network's answer. Two equations, two unknowns x_0 and eps:
 
-    With a = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t):
-        epsilon: (x_t - sigma eps) / a     sample: the answer     v_prediction: a x_t - sigma v     flow_prediction: (x_t - sigma f) / (a + sigma)
-    Raises ValueError for an epsilon prediction where alpha_bar_t = 0: x_t is then all noise, and to name it says nothing of x_0.
+        x_t        = a x_0 + sigma eps
+        prediction = p x_0 + q eps
+    q times the first minus sigma times the second:
+        x_0 = (q x_t - sigma prediction) / (q a - p sigma)
+    For epsilon this is (x_t - sigma eps) / a. For v_prediction it is a x_t - sigma v, as a^2 + sigma^2 = 1.
+
+    x_t, prediction (N, ...) -> (N, ...). Raises ValueError for an unknown prediction_type, for t outside
+    1..T, and where q a = p sigma: there the two equations are the same one.
     """
+    schedule.check_t(t)
     check_prediction_type(prediction_type)
-    if prediction_type == "epsilon":
-        return x0_from_eps(x_t, t, prediction, schedule)
-    if prediction_type == "sample":
-        return prediction
-    a, sigma = gather(schedule.sqrt_alpha_bar, t, x_t), gather(schedule.sqrt_one_minus_alpha_bar, t, x_t)
-    if prediction_type == "flow_prediction":
-        return (x_t - sigma * prediction) / (a + sigma)
-    return a * x_t - sigma * prediction
+    a, sigma = schedule.scales(t, x_t)
+    p, q = PREDICTION_TYPES[prediction_type](a, sigma)
+    check_signal(schedule, prediction_type, t)
+    return (q * x_t - sigma * prediction) / (q * a - p * sigma)
+
+
+def check_signal(schedule, prediction_type, t=None):
+    """Raise ValueError where x_t and the network's answer do not determine x_0: where q a = p sigma.
+
+    t is an int, integers (N,), or None for all of 1..T. It happens for epsilon at T only, where alpha_bar is
+    0.
+    """
+    t = np.arange(1, schedule.T + 1) if t is None else t
+    a, sigma = schedule.a[t], schedule.sigma[t]
+    p, q = PREDICTION_TYPES[prediction_type](a, sigma)
+    if np.any(q * a == p * sigma):
+        raise ValueError(f"prediction_type is {prediction_type!r}, but alpha_bar is 0 at t = {schedule.T}: "
+                         "x_T is all noise, and to know that noise says nothing about x_0; "
+                         "it must be sample, v_prediction or flow_prediction")
 
 
 def check_prediction_type(prediction_type):
     """Raise ValueError unless it is one of PREDICTION_TYPES."""
     if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"prediction_type is {prediction_type!r}; it must be one of {', '.join(PREDICTION_TYPES)}")
+        raise ValueError(f"prediction_type is {prediction_type!r}; "
+                         f"it must be one of {', '.join(PREDICTION_TYPES)}")
 
 
 LOSS_WEIGHTS = ("simple", "min_snr", "vlb")
 
 
 def squared_error_ratio(schedule, prediction_type):
-    """What an error in x_0 is worth in a network's own answer: r^2 (T+1,), indexed by t, with |prediction - target|^2 = r^2 |x0_hat - x_0|^2.
+    """How an error in x_0 shows in the network's own answer: r^2 (T+1,), indexed by t, nan at t = 0.
 
-    x_t is given, so all that a network can answer moves with x0_hat in a straight line: eps by -a / sigma, v by -a^2 / sigma - sigma, f by -a / sigma - 1. So
-        epsilon: snr     sample: 1     v_prediction: snr + 1     flow_prediction: (sqrt(snr) + 1)^2          (infinite at t = 0, except sample)
+        |prediction - target|^2 = r^2 |x0_hat - x_0|^2
+
+    x_t is given, so a wrong x_0 means a wrong eps = (x_t - a x_0) / sigma. In  p x_0 + q eps  an error e of
+    x_0
+    becomes  (p - q a / sigma) e.   r = (q a - p sigma) / sigma
+    epsilon: r^2 = snr     sample: 1     v_prediction: snr + 1     flow_prediction: (sqrt(snr) + 1)^2
     """
     check_prediction_type(prediction_type)
-    snr = schedule.snr
-    return {"epsilon": snr, "sample": np.ones(schedule.T + 1), "v_prediction": snr + 1, "flow_prediction": (snr ** 0.5 + 1) ** 2}[prediction_type]
+    a, sigma = schedule.a[1:], schedule.sigma[1:]
+    p, q = PREDICTION_TYPES[prediction_type](a, sigma)
+    return np.concatenate([[np.nan], ((q * a - p * sigma) / sigma) ** 2])
 
 
 def loss_weights(schedule, prediction_type, loss_weight, gamma=5.0):
-    """What multiplies the squared error of a network's answer to x_t: (T+1,), indexed by t; 0 at t = 0, which is never trained.
+    """The factor of the squared error of a network's answer at t: (T+1,), indexed by t. 0 at t = 0, never
+    trained.
 
-        simple    1: the error of what the network predicts, as it is (Ho et al. 2020, eq. 14)
-        min_snr   min(snr, gamma) on the error of x_0 (Hang et al. 2023, section 3.4), so divided by r^2
-        vlb       the variational bound's, in nats and with sigma^2 = beta: beta / (2 alpha (1 - alpha_bar)) on the error of eps (Ho et al. 2020, eq. 12),
-                  that is beta alpha_bar[t-1] / (2 (1 - alpha_bar)^2) on that of x_0, divided by r^2
+        simple    1, whatever the network predicts (Ho et al. 2020, eq. 14, L_simple)
+        min_snr   min(snr, gamma) for the error of x_0, so it is divided by r^2
+                  ([Hang et al. 2023](https://arxiv.org/abs/2303.09556), section 3.4)
+        vlb       the factor in the variational bound, in nats, for sigma^2 = beta
+
+    From the bound to L_simple. The bound's term at t is the KL divergence of two normal distributions of
+    x_{t-1}: q(x_{t-1} | x_t, x_0), and the model's, which has x0_hat for x_0 and the variance beta_t. The
+    part that depends on the network is  |m_q - m_p|^2 / (2 beta_t).  By posterior_mean both means have the
+    same factor of x_0:
+        m_q - m_p = a_{t-1} beta_t / sigma_t^2 (x_0 - x0_hat)
+    So an error of x_0 has the weight   a_{t-1}^2 beta_t / (2 sigma_t^4),   which is vlb times r^2.
+    An error of eps is a_t / sigma_t times that of x_0, and a_t^2 = alpha_t a_{t-1}^2, so it has the weight
+        beta_t / (2 alpha_t sigma_t^2)                             (Ho et al. 2020, eq. 12)
+    Without this weight the loss is L_simple.
     """
     check_loss_weight(loss_weight)
-    ratio, weights = squared_error_ratio(schedule, prediction_type)[1:], np.zeros(schedule.T + 1)
+    weights = np.zeros(schedule.T + 1)
     if loss_weight == "simple":
         weights[1:] = 1
-    elif loss_weight == "min_snr":
-        weights[1:] = np.minimum(schedule.snr[1:], gamma) / ratio
-    else:
-        weights[1:] = schedule.beta[1:] * schedule.alpha_bar[:-1] / (2 * (1 - schedule.alpha_bar[1:]) ** 2) / ratio
+        return weights
+    of_x0 = {"min_snr": np.minimum(schedule.snr[1:], gamma),
+             "vlb": schedule.alpha_bar[:-1] * schedule.beta[1:] / (2 * schedule.sigma[1:] ** 4)}[loss_weight]
+    weights[1:] = of_x0 / squared_error_ratio(schedule, prediction_type)[1:]
     return weights
 
 
@@ -152,24 +177,28 @@ def check_loss_weight(loss_weight):
         raise ValueError(f"loss_weight is {loss_weight!r}; it must be one of {', '.join(LOSS_WEIGHTS)}")
 
 
-def check_signal(schedule, prediction_type):
-    """Raise ValueError for epsilon predictions where alpha_bar_T = 0: x_T is then the noise itself, and knowing it says nothing of x_0."""
-    if prediction_type == "epsilon" and schedule.alpha_bar[schedule.T] == 0:
-        raise ValueError("prediction_type is 'epsilon', but alpha_bar_T is 0: x_T is all noise, and naming it says nothing of x_0; "
-                         "it must be sample, v_prediction or flow_prediction")
-
-
 def transition_beta(t, s, schedule):
-    """The variance of the noise that leads from x_s to x_t, s < t:   beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s.   beta_{t|t-1} is beta_t."""
+    """The variance of the noise that leads from x_s to x_t, for ints s < t, a float.
+
+        beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s                 beta_{t|t-1} is beta_t
+    """
     return float(1 - schedule.alpha_bar[t] / schedule.alpha_bar[s])
 
 
 def posterior_mean(x_t, x0, t, s, schedule):
-    """The mean of q(x_s | x_t, x_0) for ints 0 <= s < t; s = t - 1 is Ho et al. 2020, eq. 7.
+    """The mean of q(x_s | x_t, x_0) for ints 0 <= s < t. With s = t - 1 it is Ho et al. 2020, eq. 7.
 
-    With beta = beta_{t|s} and alpha = 1 - beta, the product of the two Gaussians q(x_s | x_0) and q(x_t | x_s) has the mean
-        sqrt(alpha_bar_s) beta / (1 - alpha_bar_t) x_0  +  sqrt(alpha) (1 - alpha_bar_s) / (1 - alpha_bar_t) x_t
-    For s = 0 this is x_0 itself.
+    Let beta = beta_{t|s} and alpha = 1 - beta. By Bayes' rule q(x_s | x_t, x_0) is proportional to
+        q(x_t | x_s) q(x_s | x_0) = N(x_t; sqrt(alpha) x_s, beta) N(x_s; a_s x_0, sigma_s^2)
+    The exponent is quadratic in x_s, so this is a normal distribution. Its precision is minus the factor of
+    x_s^2 / 2:
+        alpha / beta + 1 / sigma_s^2 = (alpha sigma_s^2 + beta) / (beta sigma_s^2)
+                                     = sigma_t^2 / (beta sigma_s^2)
+    because  alpha sigma_s^2 + beta = alpha - alpha alpha_bar_s + 1 - alpha = 1 - alpha_bar_t.
+    Its mean is the factor of x_s divided by the precision:
+        (sqrt(alpha) / beta x_t + a_s / sigma_s^2 x_0) beta sigma_s^2 / sigma_t^2
+          = a_s beta / sigma_t^2 x_0  +  sqrt(alpha) sigma_s^2 / sigma_t^2 x_t
+    For s = 0 it is x_0.
     """
     beta = transition_beta(t, s, schedule)
     alpha_bar_t, alpha_bar_s = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[s])
@@ -179,12 +208,28 @@ def posterior_mean(x_t, x0, t, s, schedule):
 
 
 def posterior_variance(t, s, schedule):
-    """The variance of q(x_s | x_t, x_0) for ints 0 <= s < t, a float:   beta_{t|s} (1 - alpha_bar_s) / (1 - alpha_bar_t).   Zero for s = 0."""
+    """The variance of q(x_s | x_t, x_0) for ints 0 <= s < t, a float: one over the precision in
+    posterior_mean.
+
+        beta_{t|s} sigma_s^2 / sigma_t^2                           zero for s = 0
+    """
     return transition_beta(t, s, schedule) * float((1 - schedule.alpha_bar[s]) / (1 - schedule.alpha_bar[t]))
+
+
+def prior_kl(x0, schedule):
+    """KL(q(x_T | x_0) || N(0, I)), mean nats per dimension, a float: what x_T still tells about x_0.
+
+    For two normal distributions with means m, n and variances v, w
+        KL = (log(w / v) + v / w - 1 + (m - n)^2 / w) / 2
+    Here m = a_T x_0, v = sigma_T^2, n = 0 and w = 1. It is zero where alpha_bar_T is zero.
+    """
+    alpha_bar = float(schedule.alpha_bar[schedule.T])
+    return (-math.log1p(-alpha_bar) - alpha_bar + alpha_bar * float((x0 * x0).mean())) / 2
 
 
 def check_same_shape(**arrays):
     """Raise ValueError unless all the named arrays have the same shape."""
     shapes = {name: tuple(np.shape(array)) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
-        raise ValueError("; ".join(f"{name} has shape {shape}" for name, shape in shapes.items()) + "; they must be equal")
+        raise ValueError("; ".join(f"{name} has shape {shape}" for name, shape in shapes.items())
+                         + "; they must be equal")

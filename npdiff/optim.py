@@ -1,19 +1,25 @@
-"""Optimisation: what turns gradients into new parameters. Each rule works in place on one array; callers hold all parameters in one long vector."""
+"""Optimisation: gradients become new parameters.
+
+Each rule works in place on one array. A caller keeps all parameters in one long vector.
+"""
 
 import math
 
 
 def adam(p, g, m, v, step, lr, beta1=0.9, beta2=0.999, eps=1e-8):
-    """One step of Adam, in place on p, m and v (Kingma and Ba 2015, algorithm 1, in the order of its section 2, last paragraph).
+    """One step of Adam ([Kingma and Ba 2015](https://arxiv.org/abs/1412.6980), algorithm 1), in place on p, m
+    and v.
 
-    p parameters, g their gradient, m and v the running means of g and g^2 (zeros before step 1), all of one shape; step counts from 1.
+    p: parameters. g: their gradient. m, v: running means of g and g^2, zeros before step 1. All have one
+    shape. step counts from 1.
 
         m = beta1 m + (1 - beta1) g           m_hat = m / (1 - beta1^step)
         v = beta2 v + (1 - beta2) g^2         v_hat = v / (1 - beta2^step)
         p = p - lr m_hat / (sqrt(v_hat) + eps)
 
-    m and v start at zero and are too small by those factors at first. With c = sqrt(1 - beta2^step) the update is, without any
-    corrected copies,   p = p - (lr c / (1 - beta1^step)) m / (sqrt(v) + eps c).
+    m and v start at zero, so at first they are too small; the divisions correct this. With c = sqrt(1 -
+    beta2^step) the last line needs no corrected copies (section 2 of the paper, last paragraph):
+        p = p - (lr c / (1 - beta1^step)) m / (sqrt(v) + eps c)
     """
     c = math.sqrt(1 - beta2 ** step)
     m *= beta1
@@ -28,21 +34,29 @@ def adam(p, g, m, v, step, lr, beta1=0.9, beta2=0.999, eps=1e-8):
 
 
 def ema(average, p, decay):
-    """Exponential moving average of the parameters, in place on average:   average = decay average + (1 - decay) p
+    """Exponential moving average of the parameters, in place:   average = decay average + (1 - decay) p
 
-    Sampling from averaged weights removes the last steps' jitter (Ho et al. 2020, appendix B, there with decay 0.9999).
+    Samples from averaged weights are better: the average does not follow the random moves of the last steps
+    (Ho et al. 2020, appendix B, there with decay 0.9999).
     """
     average *= decay
     average += (1 - decay) * p
 
 
 def warmed_up(decay, step):
-    """The decay to use at step 1, 2, ...: min(decay, (1 + step) / (10 + step)), so that a short run's average forgets the untrained weights."""
+    """The decay at step 1, 2, ...:   min(decay, (1 + step) / (10 + step)).
+
+    At first it is small, so that the average of a short run forgets the untrained weights.
+    """
     return min(decay, (1 + step) / (10 + step))
 
 
 def learning_rate(name, step, steps, peak):
-    """The learning rate of step 1..steps, a float: `constant`, or `cosine` decay from peak to zero (Loshchilov and Hutter 2017, eq. 5)."""
+    """The learning rate at step 1..steps, a float. name is `constant`, or `cosine`: from peak down to zero.
+
+    Source of cosine: [Loshchilov and Hutter 2017](https://arxiv.org/abs/1608.03983), eq. 5.
+    Raises ValueError for another name.
+    """
     if name == "constant":
         return peak
     if name == "cosine":

@@ -1,21 +1,23 @@
-"""Randomness: every draw of the project comes from a counter, never from a history.
+"""Random numbers: every draw has an address, so no draw depends on the draws before it.
 
-A generator is addressed by (seed, stream, step). The draw of step k is therefore the same whether a run got there from step 0,
-from a checkpoint, or on another backend; nothing about randomness needs saving.
+The address is (seed, stream, step). Step k draws the same numbers whether a run came there from step 0, from
+a checkpoint, or on another backend. No state of a generator has to be saved.
 """
 
 import numpy as np
 
-STREAMS = ("init", "train", "sample", "data", "gradcheck")      # append only: the position is part of the address
+STREAMS = ("init", "train", "sample", "data", "gradcheck")  # append only: the position is in the address
 
 
 def generator(seed, stream, step=0):
-    """The random generator at address (seed, stream, step).
+    """The NumPy generator at the address (seed, stream, step).
 
-    Philox is a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): its output is a function of a 128-bit key,
-    here (seed, stream), and a 256-bit counter, whose highest word is here the step. Each step owns 2^192 blocks of output.
+    Philox is a counter-based generator: its output is a function of a 128-bit key, here (seed, stream), and
+    of a 256-bit counter, whose highest word is here the step. Each step has 2^192 blocks of output. Source:
+    [Salmon et al. 2011](https://doi.org/10.1145/2063384.2063405), "Parallel random numbers: as easy as 1, 2,
+    3".
 
-    seed and step are integers in 0..2^64-1, stream one of STREAMS. Raises ValueError otherwise.
+    seed and step are integers in 0..2^64-1, stream is one of STREAMS. Raises ValueError otherwise.
     """
     if stream not in STREAMS:
         raise ValueError(f"stream is {stream!r}; it must be one of {', '.join(STREAMS)}")

@@ -1,48 +1,56 @@
-"""Samplers: generators that lead x from noise to data at t = 0, yielding (t, x) at every stop.
+"""Samplers: generators that lead x from noise to data at t = 0. They yield (t, x) at every stop.
 
-All walk the same list of jumps, `pairs`, from time_pairs, and see the network through the same function, denoise(x, t) -> (x0, eps), from split: the clean
-data and the noise that x is taken to be made of. noise(t) is standard normal noise in the shape of x, given by the caller.
-Only operators touch x, so any backend's arrays pass through. In the docstrings a = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar).
+All walk one list of jumps, `pairs`, from time_pairs, and all see the network as one function, denoise(x, t)
+-> (x0, eps), from to_x0_eps: the clean data and the noise that the network finds in x. noise(t) gives
+standard normal noise in the shape of x. Only operators touch x, so x may be any backend's array. In the
+docstrings a = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), so x_t = a_t x_0 + sigma_t eps.
 """
 
 import math
-from dataclasses import dataclass
 
-import numpy as np
-
-from npdiff.diffusion import eps_from_x0, posterior_mean, posterior_variance, q_sample, transition_beta, x0_from_prediction
-from npdiff.rng import generator
+from npdiff.diffusion import (
+    eps_from_x0,
+    posterior_mean,
+    posterior_variance,
+    transition_beta,
+    x0_from_prediction,
+)
 
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 
 
 def time_pairs(T, steps=None, timestep_spacing="trailing"):
-    """The jumps (t, s) of a sampler, t > s, in `steps` near-equal strides that end at 0 (default: every timestep).
+    """The jumps (t, s) of a sampler, t > s: `steps` of them, nearly equal, the last to 0. Default: every
+    timestep.
 
-        trailing   T, T - stride, ...: begins at the end of the schedule, where the noise is
+        trailing   T, T - stride, ...: starts at the end of the schedule, where x is noise
         linspace   T, ..., 1: both ends
-        leading    ..., 1 + stride, 1: the first stop lies below T, though x there is still taken for noise
+        leading    ..., 1 + stride, 1: starts below T, though x there is not yet all noise
 
-    The list is the only one: the end of one jump is the start of the next. Where T is a multiple of steps these are the spacings that diffusers
-    knows by these names (Lin et al. 2024, table 2). Raises ValueError unless 1 <= steps <= T, and for linspace 2 <= steps.
+    This list is the only one: one jump ends where the next starts. Where T is a multiple of steps, these are
+    the spacings that diffusers knows by these names (Lin et al. 2024, table 2). Raises ValueError unless 1 <=
+    steps <= T, and 2 <= steps for linspace.
     """
     steps = T if steps is None else steps
     if not 1 <= steps <= T:
         raise ValueError(f"steps is {steps}; a sampler of this schedule takes 1..{T}")
     if timestep_spacing not in TIMESTEP_SPACINGS:
-        raise ValueError(f"timestep_spacing is {timestep_spacing!r}; it must be one of {', '.join(TIMESTEP_SPACINGS)}")
+        raise ValueError(f"timestep_spacing is {timestep_spacing!r}; "
+                         f"it must be one of {', '.join(TIMESTEP_SPACINGS)}")
     if timestep_spacing == "linspace" and steps == 1:
         raise ValueError("steps is 1; linspace visits both t = T and t = 1, so it takes at least 2")
-    times = {"trailing": lambda i: round(T * i / steps), "linspace": lambda i: 1 + round((T - 1) * (i - 1) / (steps - 1)),
-             "leading": lambda i: 1 + (i - 1) * (T // steps)}[timestep_spacing]
-    stops = [*(times(i) for i in range(steps, 0, -1)), 0]
-    return list(zip(stops[:-1], stops[1:]))
+    stop = {"trailing": lambda i: round(T * i / steps),
+            "linspace": lambda i: 1 + round((T - 1) * (i - 1) / (steps - 1)),
+            "leading": lambda i: 1 + (i - 1) * (T // steps)}[timestep_spacing]
+    stops = [*(stop(i) for i in range(steps, 0, -1)), 0]
+    return list(zip(stops[:-1], stops[1:], strict=True))
 
 
-def split(predict, schedule, prediction_type="epsilon", clip=None):
-    """predict(x, t), a network's answer of this prediction_type, as denoise(x, t) -> (x0, eps).
+def to_x0_eps(predict, schedule, prediction_type="epsilon", clip=None):
+    """A network's answer predict(x, t), of this prediction_type, as the function denoise(x, t) -> (x0, eps).
 
-    clip holds x0 in [-clip, clip]. eps is always derived from x0, after clipping too, so that x = a x0 + sigma eps stays true.
+    clip holds x0 in [-clip, clip]. eps always follows from x0, also after clipping, so x = a x0 + sigma eps
+    stays true.
     """
 
     def denoise(x, t):
@@ -55,10 +63,11 @@ def split(predict, schedule, prediction_type="epsilon", clip=None):
 
 
 def guided(predict, labels, guidance):
-    """Classifier-free guidance (Ho and Salimans 2022, eq. 6, with w = 1 + their w):   eps = eps_uncond + w (eps_cond - eps_uncond)
+    """Classifier-free guidance:   eps = eps_uncond + w (eps_cond - eps_uncond)
 
-    predict(x, t, labels) -> a function of (x, t). w = 1 asks for the labels alone, w = 0 for none, w > 1 goes beyond; the formula is the same for
-    every prediction_type, as all are affine in eps.
+    predict(x, t, labels) -> a function of (x, t). w = 1 asks for the labels, w = 0 for no label, and w > 1
+    goes beyond the labels. The formula is the same for every prediction_type, as each is p x_0 + q eps.
+    Source: [Ho and Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6, with w = 1 + their w.
     """
     if guidance in (0, 1):
         return lambda x, t: predict(x, t, labels if guidance else None)
@@ -73,9 +82,10 @@ def guided(predict, labels, guidance):
 def ancestral(denoise, x, schedule, noise, pairs, variance="posterior"):
     """The ancestral sampler (Ho et al. 2020, algorithm 2).
 
-    Each jump t -> s draws x_s from a normal distribution with the mean of q(x_s | x_t, x_0) and one of the two variances of section 3.2: `beta`, the
-    forward step's (right for data that is itself standard normal), or `posterior`, that of q(x_s | x_t, x_0) (right for data that is one point).
-    The last jump adds no noise: x_0 is its mean.
+    Each jump t -> s draws x_s from a normal distribution. Its mean is that of q(x_s | x_t, x_0) with the
+    network's x0. Its variance (section 3.2 of the paper) is `beta`, that of the forward step, which is right
+    if the data is standard normal; or `posterior`, that of q(x_s | x_t, x_0), which is right if the data is
+    one point. The last jump adds no noise: x_0 is its mean. Raises ValueError for another variance.
     """
     check_variance(variance)
     yield pairs[0][0], x
@@ -83,17 +93,20 @@ def ancestral(denoise, x, schedule, noise, pairs, variance="posterior"):
         x0, _ = denoise(x, t)
         x = posterior_mean(x, x0, t, s, schedule)
         if s > 0:
-            sigma2 = posterior_variance(t, s, schedule) if variance == "posterior" else transition_beta(t, s, schedule)
+            sigma2 = (posterior_variance if variance == "posterior" else transition_beta)(t, s, schedule)
             x = x + sigma2 ** 0.5 * noise(s)
         yield s, x
 
 
 def ddim(denoise, x, schedule, noise, pairs, eta=0.0):
-    """DDIM (Song, Meng and Ermon 2021, eq. 12 and 16): renoise x0 to level s with the noise that was found, of which a part is fresh.
+    """DDIM ([Song, Meng and Ermon 2021](https://arxiv.org/abs/2010.02502), eq. 12 and 16).
 
-        x_s = a_s x0 + sqrt(1 - alpha_bar_s - d^2) eps + d noise,   d = eta sqrt(posterior variance)
-
-    eta = 0 draws no noise: the same x_T gives the same x_0. eta = 1 is the ancestral sampler with the posterior variance.
+    Training uses only how x_t is distributed given x_0, for each t alone. So x_s may be any mixture that has
+    the same distribution: a_s x_0 plus noise of variance sigma_s^2. Take the noise that is already in x_t,
+    eps, and replace a part of it, of standard deviation d, by fresh noise:
+        x_s = a_s x0 + sqrt(sigma_s^2 - d^2) eps + d noise         variance  sigma_s^2 - d^2 + d^2 = sigma_s^2
+    with d = eta sqrt(posterior variance). eta = 0 draws no noise: the same x_T gives the same x_0. eta = 1 is
+    the ancestral sampler with the posterior variance.
     """
     yield pairs[0][0], x
     for t, s in pairs:
@@ -107,48 +120,71 @@ def ddim(denoise, x, schedule, noise, pairs, eta=0.0):
 
 
 def heun(denoise, x, schedule, noise, pairs):
-    """Heun's method on the probability-flow ODE (Karras et al. 2022, algorithm 1); no noise, two predictions a jump, an error that falls with steps^-2.
+    """Heun's method on the probability flow ([Karras et al. 2022](https://arxiv.org/abs/2206.00364),
+    algorithm 1).
 
-    In z = x / (a + sigma) and tau = sigma / (a + sigma), which runs from 0 to 1, the ODE is dz/dtau = eps - x0 = f (the straight line of rectified flow),
-    and DDIM is Euler's method: z_s = z_t + (tau_s - tau_t) f_t. Heun's follows the mean of the slopes at both ends instead, which moves z_s by
-    (tau_s - tau_t) (f_s - f_t) / 2. (The paper's x / a and sigma / a are the same ODE, but grow without bound where the signal ends.)
-    At s = 0, where no network is trained, the jump stays Euler's.
+    The flow is DDIM without noise, in infinitely small jumps. Divide x = a x0 + sigma eps by a + sigma. With
+    tau = sigma / (a + sigma), which runs from 0 to 1, and z = x / (a + sigma):
+        z = (1 - tau) x0 + tau eps
+    A jump of DDIM keeps x0 and eps and changes tau, so z_s = z_t + (tau_s - tau_t) (eps - x0). In the limit
+        dz/dtau = eps - x0 = f(z, tau)
+    DDIM is Euler's method for it. Heun's method takes the mean of the slopes at both ends:
+        z_s = z_t + (tau_s - tau_t) f_t                            Euler step
+        z_s = z_s + (tau_s - tau_t) (f_s - f_t) / 2                second-order correction
+    (The paper uses x / a and sigma / a. That is the same flow, but these numbers grow without bound as a ->
+    0.)
+
+    No noise, two predictions a jump. The error falls with steps^-2 at every t > 0. The jump to s = 0 stays
+    Euler's, as no network is trained at 0; it costs little where the noise at the last stop is small. Order
+    at t = 0, measured with an exact denoiser: 2.0 on the karras schedule, 1.1 on sigmoid.
     """
     yield pairs[0][0], x
     for t, s in pairs:
-        a_t, a_s, sigma_t, sigma_s = coefficients(t, s, schedule)
+        (a_t, sigma_t), (a_s, sigma_s) = schedule.scales(t), schedule.scales(s)
         x0, eps = denoise(x, t)
-        x = a_s * x0 + sigma_s * eps
+        x = a_s * x0 + sigma_s * eps                                       # Euler step
         if s > 0:
             x0_s, eps_s = denoise(x, s)
-            x = x + 0.5 * (sigma_s - (a_s + sigma_s) * sigma_t / (a_t + sigma_t)) * ((eps_s - x0_s) - (eps - x0))
+            f_t, f_s = eps - x0, eps_s - x0_s
+            # (a_s + sigma_s) (tau_s - tau_t) / 2
+            half_jump = 0.5 * (sigma_s - (a_s + sigma_s) * sigma_t / (a_t + sigma_t))
+            x = x + half_jump * (f_s - f_t)                                # second-order correction
         yield s, x
 
 
 def dpm_solver_pp(denoise, x, schedule, noise, pairs):
-    """DPM-Solver++ (2M) (Lu et al. 2022, "DPM-Solver++", algorithm 2); no noise, one prediction a jump, an error that falls with steps^-2.
+    """DPM-Solver++ (2M) ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2).
 
-    In lambda = log(a / sigma) the ODE has the solution   x_s = sigma_s / sigma_t x_t + sigma_s int exp(lambda) x0(lambda) dlambda   from lambda_t to lambda_s.
-    With x0 constant and h = lambda_s - lambda_t the integral is a_s (1 - exp(-h)) x0, and the step is DDIM's. Here x0 is instead taken from the line through
-    the last two predictions, at the middle of the jump: x0 + h / (2 h_previous) (x0 - x0_previous). The first jump has no previous one, and the last,
-    where h is infinite, gives x0 itself.
+    With lambda = log(a / sigma) in the place of t, the probability flow has the solution
+        x_s = sigma_s / sigma_t x_t + sigma_s integral of exp(lambda) x0(lambda) dlambda,   lambda_t to lambda_s
+    With a constant x0 and h = lambda_s - lambda_t, the second term is a_s (1 - exp(-h)) x0, and the step is
+    DDIM's. Here x0 is taken at the middle of the jump, on the line through the last two predictions:
+        x0 + h / (2 h_previous) (x0 - x0_previous)                 second-order correction
+    The first jump has no previous one. In the last jump h is infinite, and x_0 is x0 itself.
+
+    No noise, one prediction a jump. The error falls with steps^-2 at every t > 0; for t = 0 see heun. Order
+    at t = 0, measured with an exact denoiser: 2.0 on the karras schedule, 1.2 on sigmoid.
     """
     yield pairs[0][0], x
     x0_previous = h_previous = None
     for t, s in pairs:
-        a_t, a_s, sigma_t, sigma_s = coefficients(t, s, schedule)
+        (a_t, sigma_t), (a_s, sigma_s) = schedule.scales(t), schedule.scales(s)
         x0, _ = denoise(x, t)
         h = half_log_snr(s, schedule) - half_log_snr(t, schedule)
-        middle = x0 if x0_previous is None or s == 0 else x0 + h / (2 * h_previous) * (x0 - x0_previous)
-        x = sigma_s / sigma_t * x + (a_s - sigma_s / sigma_t * a_t) * middle            # a_s exp(-h) = sigma_s / sigma_t a_t
+        middle = x0
+        if x0_previous is not None and s > 0:
+            middle = x0 + h / (2 * h_previous) * (x0 - x0_previous)        # second-order correction
+        ratio = sigma_s / sigma_t
+        x = ratio * x + (a_s - ratio * a_t) * middle                       # a_s exp(-h) = ratio a_t
         x0_previous, h_previous = x0, h
         yield s, x
 
 
 def naive_skip(denoise, x, schedule, noise, pairs):
-    """Wrong on purpose: takes the ancestral step from t to t - 1, variance beta, and calls the result x_s. Right only where s = t - 1.
+    """Wrong on purpose: takes the ancestral step from t to t - 1, variance beta, and calls the result x_s.
 
-    Skipped steps are simply left out: too little noise is taken away, and what remains is more than the network expects at s.
+    It is right only where s = t - 1. Elsewhere it removes the noise of one step out of t - s, so x holds more
+    noise than the network expects at s.
     """
     yield pairs[0][0], x
     for t, s in pairs:
@@ -159,13 +195,8 @@ def naive_skip(denoise, x, schedule, noise, pairs):
         yield s, x
 
 
-def coefficients(t, s, schedule):
-    """a_t, a_s, sigma_t, sigma_s, Python floats."""
-    return *(float(schedule.sqrt_alpha_bar[i]) for i in (t, s)), *(float(schedule.sqrt_one_minus_alpha_bar[i]) for i in (t, s))
-
-
 def half_log_snr(t, schedule):
-    """lambda_t = log(a_t / sigma_t): inf at t = 0, -inf where alpha_bar_t = 0."""
+    """lambda_t = log(a_t / sigma_t), a float: inf at t = 0, -inf where alpha_bar_t = 0."""
     snr = float(schedule.snr[t])
     return math.log(snr) / 2 if snr else -math.inf
 
@@ -177,68 +208,3 @@ def check_variance(variance):
 
 
 SAMPLERS = {function.__name__: function for function in (ancestral, ddim, dpm_solver_pp, heun, naive_skip)}
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How samples are drawn. Raises ValueError for what no sampler takes."""
-    sampler: str = "ancestral"
-    """ancestral, ddim, dpm_solver_pp, heun, or naive_skip, which is wrong on purpose."""
-    steps: int | None = None
-    """Jumps from noise to data, 1..T; every timestep unless given."""
-    timestep_spacing: str = "trailing"
-    """leading, linspace or trailing: which timesteps are visited when not all are."""
-    variance: str | None = None
-    """Variance of the ancestral sampler, beta or posterior; the recipe's unless given."""
-    eta: float = 0.0
-    """The fresh share of DDIM's noise: 0 none, 1 as much as the ancestral sampler."""
-    clip: float | None = None
-    """Hold every estimate of x_0 in [-clip, clip] and derive eps again; no clipping unless given."""
-    guidance: float = 1.0
-    """w of classifier-free guidance: 0 ignores the labels, 1 asks for them, more exaggerates them."""
-    start: str = "noise"
-    """noise: begin at N(0, I). data: at the true q(x_t) of the first timestep, fresh data with noise added."""
-
-    def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
-        if self.variance is not None:
-            check_variance(self.variance)
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; it must lie in [0, 1]")
-        if self.clip is not None and not 0 < self.clip < math.inf:
-            raise ValueError(f"clip is {self.clip}; it must be a positive number")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance is {self.guidance}; it must be a finite number")
-        if self.start not in ("noise", "data"):
-            raise ValueError(f"start is {self.start!r}; it must be noise or data")
-
-    def options(self, recipe):
-        """The keyword arguments that only this sampler takes."""
-        return {"ancestral": {"variance": self.variance or recipe.variance}, "ddim": {"eta": self.eta}}.get(self.sampler, {})
-
-
-def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sampling(), x0=None):
-    """Draw n samples with a recipe's schedule: the chosen sampler's generator, yielding (t, x) with x (n, ...).
-
-    All noise is drawn on the host at addresses (seed, draw, t), so backends agree and `draw` 0, 1, ... are independent sets. labels (n,) are what a
-    conditional network is asked for; x0 (n, ...) is the data to begin from where start is "data". Raises ValueError for values out of range.
-    """
-    if n < 1:
-        raise ValueError(f"n is {n}; it must be at least 1")
-    if sampling.guidance != 1 and not recipe.conditional:
-        raise ValueError(f"guidance is {sampling.guidance}; {recipe.name} takes no labels, so it must be 1")
-    if sampling.start == "data" and np.shape(x0) != (n, *recipe.model.data_shape):
-        raise ValueError(f"start is data, and x0 has shape {np.shape(x0)}; it must be ({n}, {', '.join(map(str, recipe.model.data_shape))})")
-    schedule = recipe.make_schedule()
-    pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
-    first, _ = pairs[0]
-
-    def host_noise(t):
-        return generator(seed, "sample", draw * (schedule.T + 1) + t).standard_normal((n, *recipe.model.data_shape))
-
-    x = host_noise(first)
-    if sampling.start == "data":
-        x = q_sample(x0, first, x, schedule)
-    denoise = split(guided(denoiser.predict, labels, sampling.guidance), schedule, recipe.prediction_type, sampling.clip)
-    return SAMPLERS[sampling.sampler](denoise, backend.asarray(x), schedule, lambda t: backend.asarray(host_noise(t)), pairs, **sampling.options(recipe))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from example_scripts import FASHION_MNIST, REAL, TINY, load
 
-from npdiff.backend import NumpyBackend
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
 from npdiff.rng import generator

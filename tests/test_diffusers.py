@@ -37,7 +37,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 from diffusers.schedulers import scheduling_ddim, scheduling_ddpm
 
 from npdiff.diffusion import prediction_target, q_sample, transition_beta
-from npdiff.samplers import TIMESTEP_SPACINGS, ancestral, ddim, dpm_solver_pp, heun, split, time_pairs
+from npdiff.samplers import TIMESTEP_SPACINGS, ancestral, ddim, dpm_solver_pp, heun, time_pairs, to_x0_eps
 from npdiff.schedule import Schedule, cosine, make_schedule, straight
 
 # HeunDiscreteScheduler and DPMSolverMultistepScheduler call np.array(tensor), and the tensor does not know NumPy's new `copy` argument
@@ -103,7 +103,7 @@ def theirs(scheduler, **options):
 
 def ours(sampler, schedule, pairs, prediction_type, clip=None, x=None, **options):
     """Our sampler on the same: x at every stop (S + 1, N, 3)."""
-    denoise = split(network, schedule, prediction_type, clip)
+    denoise = to_x0_eps(network, schedule, prediction_type, clip)
     return np.stack([x for _, x in sampler(denoise, noise(T) if x is None else x, schedule, noise, pairs, **options)])
 
 
@@ -231,7 +231,7 @@ def test_heun_but_for_its_coordinates(prediction_type, timestep_spacing, clip):
         scheduler.set_timesteps(timesteps=[t - 1 for t, _ in pairs])
         u = torch.tensor(schedule.snr[[*(t for t, _ in pairs), 0]] ** -0.5)         # (steps + 1,), their sigma
         scheduler.sigmas = torch.cat([u[:1], u[1:-1].repeat_interleave(2), u[-1:]])
-        y, inputs = torch.tensor(noise(T) / schedule.sqrt_alpha_bar[pairs[0][0]]), []
+        y, inputs = torch.tensor(noise(T) / schedule.a[pairs[0][0]]), []
         for timestep in scheduler.timesteps:
             x = scheduler.scale_model_input(y, timestep)
             inputs.append(x.numpy())
@@ -251,8 +251,8 @@ def test_where_heun_starts():
         scheduler.set_timesteps(10)
         t = int(scheduler.timesteps[0]) + 1
         assert t == time_pairs(T, 10, timestep_spacing)[0][0]
-        start = 1 if timestep_spacing == "leading" else schedule.sqrt_one_minus_alpha_bar[t]
-        assert float(scheduler.init_noise_sigma) == pytest.approx(start / schedule.sqrt_alpha_bar[t], rel=1e-6)
+        start = 1 if timestep_spacing == "leading" else schedule.sigma[t]
+        assert float(scheduler.init_noise_sigma) == pytest.approx(start / schedule.a[t], rel=1e-6)
         assert (scheduler.timesteps % 1 > 0).any() == (timestep_spacing == "linspace")
 
 
@@ -294,7 +294,7 @@ def test_a_timestep_of_minus_one():
     scheduler = scheduler_on(schedule, 7, **options)
     *_, finished, last = theirs(scheduler)
     assert times(scheduler)[-2:] == [43, 0] and gap(last, finished) > 0.1
-    a, sigma = schedule.sqrt_alpha_bar[-1], schedule.sqrt_one_minus_alpha_bar[-1]
+    a, sigma = schedule.a[-1], schedule.sigma[-1]
     assert gap(last, a * finished - sigma * network(finished, 0)) <= TOLERANCE
 
 

@@ -44,7 +44,7 @@ def test_x0_and_eps_are_two_views_of_one_thing():
     x0, noise = rng.standard_normal((2, 6, 2))
     for t in (1, 50, 99, np.arange(1, 7) * 15):
         x_t = diffusion.q_sample(x0, t, noise, schedule)
-        np.testing.assert_allclose(diffusion.x0_from_eps(x_t, t, noise, schedule), x0, atol=1e-10)
+        np.testing.assert_allclose(diffusion.x0_from_prediction(x_t, t, noise, schedule), x0, atol=1e-10)
         np.testing.assert_allclose(diffusion.eps_from_x0(x_t, t, x0, schedule), noise, atol=1e-10)
 
 
@@ -133,7 +133,7 @@ def test_one_step_posterior_is_the_papers():
     schedule, rng = linear(200), np.random.default_rng(0)
     x, eps = rng.standard_normal((2, 5, 2))
     for t in (1, 2, 100, 200):
-        x0 = diffusion.x0_from_eps(x, t, eps, schedule)
+        x0 = diffusion.x0_from_prediction(x, t, eps, schedule)
         mean = (x - schedule.beta[t] / (1 - schedule.alpha_bar[t]) ** 0.5 * eps) / schedule.alpha[t] ** 0.5
         np.testing.assert_allclose(diffusion.posterior_mean(x, x0, t, t - 1, schedule), mean, rtol=1e-9, atol=1e-10)
         assert diffusion.posterior_variance(t, t - 1, schedule) == pytest.approx(schedule.posterior_variance[t], rel=1e-9)
@@ -145,12 +145,12 @@ def test_float32_stays_float32(t):
     schedule = linear(10)
     x, noise = np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)
     for result in (diffusion.q_sample(x, t, noise, schedule), diffusion.forward_step(x, t, noise, schedule),
-                   diffusion.x0_from_eps(x, t, noise, schedule), diffusion.eps_from_x0(x, t, noise, schedule)):
+                   diffusion.x0_from_prediction(x, t, noise, schedule), diffusion.eps_from_x0(x, t, noise, schedule)):
         assert result.dtype == np.float32
     assert diffusion.posterior_mean(x, noise, 7, 3, schedule).dtype == np.float32
 
 
-@pytest.mark.parametrize("function", [diffusion.x0_from_eps, diffusion.eps_from_x0])
+@pytest.mark.parametrize("function", [diffusion.x0_from_prediction, diffusion.eps_from_x0])
 def test_inversion_refuses_t(function):
     for t in (0, -1, 11):
         with pytest.raises(ValueError, match="1..10"):

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npdiff.samplers import Sampling, ancestral, sample, split, time_pairs
+from npdiff.samplers import ancestral, time_pairs, to_x0_eps
+from npdiff.sampling import Sampling, sample
 from npdiff.schedule import linear, rescaled_linear
 
 
@@ -30,7 +31,7 @@ def test_gaussian_data_comes_back(variance, data_variance):
     """1000 steps return the data's mean and variance within Monte-Carlo error."""
     schedule, n = rescaled_linear(1000), 20_000
     rng = np.random.default_rng(0)
-    x = last(ancestral(split(gaussian_oracle(0.7, data_variance, schedule), schedule), rng.standard_normal((n, 1)), schedule,
+    x = last(ancestral(to_x0_eps(gaussian_oracle(0.7, data_variance, schedule), schedule), rng.standard_normal((n, 1)), schedule,
                        lambda t: rng.standard_normal((n, 1)), time_pairs(1000), variance))
     assert x.mean() == pytest.approx(0.7, abs=4 * (data_variance / n) ** 0.5)
     assert x.var() == pytest.approx(data_variance, rel=4 * (2 / n) ** 0.5 + 0.01)
@@ -43,7 +44,7 @@ def test_moments_are_those_of_the_linear_recursion():
         m, v = 0.0, 1.0
         predict = gaussian_oracle(0.5, data_variance, schedule)
         rng = np.random.default_rng(1)
-        x = last(ancestral(split(predict, schedule), rng.standard_normal((n, 1)), schedule, lambda t: rng.standard_normal((n, 1)), time_pairs(200, 5), kind))
+        x = last(ancestral(to_x0_eps(predict, schedule), rng.standard_normal((n, 1)), schedule, lambda t: rng.standard_normal((n, 1)), time_pairs(200, 5), kind))
         for t, s in time_pairs(200, 5):
             ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
             beta = 1 - ab_t / ab_s
@@ -62,7 +63,7 @@ def test_terminal_signal_biases_samples():
     means = []
     for schedule in (linear(200), rescaled_linear(200)):
         rng = np.random.default_rng(0)
-        means.append(last(ancestral(split(gaussian_oracle(2.0, 0.1, schedule), schedule), rng.standard_normal((n, 1)), schedule,
+        means.append(last(ancestral(to_x0_eps(gaussian_oracle(2.0, 0.1, schedule), schedule), rng.standard_normal((n, 1)), schedule,
                                     lambda t: rng.standard_normal((n, 1)), time_pairs(200))).mean())
     error = 4 * (0.1 / n) ** 0.5
     assert means[0] < 2.0 - 2 * error and means[1] == pytest.approx(2.0, abs=error)
@@ -76,7 +77,7 @@ def test_no_noise_at_the_last_step(variance):
         asked.append(t)
         return np.ones((2, 1))
 
-    stops = [t for t, _ in ancestral(split(lambda x, t: 0 * x, schedule), np.ones((2, 1)), schedule, noise, time_pairs(10), variance)]
+    stops = [t for t, _ in ancestral(to_x0_eps(lambda x, t: 0 * x, schedule), np.ones((2, 1)), schedule, noise, time_pairs(10), variance)]
     assert stops == list(range(10, -1, -1)) and asked == list(range(9, 0, -1))
 
 
@@ -127,6 +128,6 @@ def test_from_data_the_chain_begins_at_the_true_x_T(tiny):
         (t, noise), *_ = sample(denoiser, backend, recipe, 5, 0, sampling=spacing)
         (s, x), *_ = sample(denoiser, backend, recipe, 5, 0, sampling=replace(spacing, start="data"), x0=x0)
         assert t == s == first
-        np.testing.assert_allclose(x, schedule.sqrt_alpha_bar[t] * x0 + schedule.sqrt_one_minus_alpha_bar[t] * noise, atol=1e-6)
+        np.testing.assert_allclose(x, schedule.a[t] * x0 + schedule.sigma[t] * noise, atol=1e-6)
     with pytest.raises(ValueError, match=r"x0 has shape \(\); it must be \(5, 2\)"):
         sample(denoiser, backend, recipe, 5, 0, sampling=Sampling(start="data"))

@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 
 from npdiff.diffusion import PREDICTION_TYPES
-from npdiff.oracle import GaussianMixture
-from npdiff.samplers import SAMPLERS, ancestral, ddim, dpm_solver_pp, guided, heun, naive_skip, split, time_pairs
+from npdiff.samplers import (
+    SAMPLERS,
+    ancestral,
+    ddim,
+    dpm_solver_pp,
+    guided,
+    heun,
+    naive_skip,
+    time_pairs,
+    to_x0_eps,
+)
 from npdiff.schedule import make_schedule, rescaled_linear
+from npdiff.verify.oracle import GaussianMixture
 
 MIXTURE = GaussianMixture([0.3, 0.7], [[-1, 0.5], [1, 0]], [[[0.3, 0.1], [0.1, 0.2]], [[0.2, -0.05], [-0.05, 0.4]]])
 DETERMINISTIC = {"ddim": ddim, "dpm_solver_pp": dpm_solver_pp, "heun": heun}
@@ -14,7 +24,7 @@ DETERMINISTIC = {"ddim": ddim, "dpm_solver_pp": dpm_solver_pp, "heun": heun}
 
 def denoise_by(oracle, schedule):
     """The oracle's x_0 as the network of prediction_type sample, which every schedule permits."""
-    return split(oracle.predict(schedule, "sample"), schedule, "sample")
+    return to_x0_eps(oracle.predict(schedule, "sample"), schedule, "sample")
 
 
 def last(chain):
@@ -28,13 +38,13 @@ def denoise_twins(twins, schedule):
     (first, second), v = twins.means.astype(np.float32), float(twins.variances[0, 0])
 
     def predict(x, t):
-        a, sigma2 = float(schedule.sqrt_alpha_bar[t]), float(1 - schedule.alpha_bar[t])
+        a, sigma2 = float(schedule.a[t]), float(1 - schedule.alpha_bar[t])
         total = a * a * v + sigma2
         log_odds = x @ (a / total * (second - first)) + float(np.log(twins.weights[1] / twins.weights[0]) - a * a * (second @ second - first @ first) / (2 * total))
         share = 0.5 + 0.5 * np.tanh(0.5 * log_odds)                                                         # (N,), of the second component
         return (a * v / total) * x + (sigma2 / total) * (first + share[:, None] * (second - first))         # (N, 2)
 
-    return split(predict, schedule, "sample")
+    return to_x0_eps(predict, schedule, "sample")
 
 
 def twins(means, v):
@@ -112,7 +122,7 @@ def test_prediction_types_lead_the_same_way(name):
     schedule, chains = rescaled_linear(40), []
     noises = np.random.default_rng(3).standard_normal((41, 20, 2))
     for prediction_type in PREDICTION_TYPES:
-        denoise = split(MIXTURE.predict(schedule, prediction_type), schedule, prediction_type)
+        denoise = to_x0_eps(MIXTURE.predict(schedule, prediction_type), schedule, prediction_type)
         chains.append(np.array([x for _, x in SAMPLERS[name](denoise, noises[40], schedule, noises.__getitem__, time_pairs(40, 8))]))
     for other in chains[1:]:
         np.testing.assert_allclose(other, chains[0], rtol=0, atol=1e-9)
@@ -135,9 +145,9 @@ def test_naive_skipping_is_wrong_and_only_when_it_skips():
 def test_clipping_holds_x0_and_derives_eps_again():
     schedule, rng = rescaled_linear(20), np.random.default_rng(0)
     x, t = rng.standard_normal((50, 2)), 5
-    x0, eps = split(lambda x, t: 0.3 * x, schedule, clip=0.5)(x, t)
+    x0, eps = to_x0_eps(lambda x, t: 0.3 * x, schedule, clip=0.5)(x, t)
     assert abs(x0).max() == 0.5 and (abs(x0) < 0.5).any()
-    np.testing.assert_allclose(schedule.sqrt_alpha_bar[t] * x0 + schedule.sqrt_one_minus_alpha_bar[t] * eps, x, rtol=1e-12)
+    np.testing.assert_allclose(schedule.a[t] * x0 + schedule.sigma[t] * eps, x, rtol=1e-12)
 
 
 def test_guidance_is_a_line_through_both_answers():

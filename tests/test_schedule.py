@@ -5,7 +5,15 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 
-from npdiff.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule, rescaled_linear, zero_terminal_snr
+from npdiff.schedule import (
+    SCHEDULES,
+    Schedule,
+    cosine,
+    linear,
+    make_schedule,
+    rescaled_linear,
+    zero_terminal_snr,
+)
 
 D = Decimal
 PI = D("3.14159265358979323846264338327950288419716939937510582097494")
@@ -74,7 +82,7 @@ def test_tables(name, T):
     assert schedule.alpha_bar[0] == 1 and schedule.beta[0] == 0 and schedule.posterior_variance[0] == 0 == schedule.posterior_variance[1]
     assert (np.diff(schedule.alpha_bar) < 0).all() and (np.diff(schedule.snr) < 0).all()
     assert (schedule.posterior_variance[2:] > 0).all() and (schedule.posterior_variance[1:] < schedule.beta[1:]).all()
-    np.testing.assert_allclose(schedule.sqrt_alpha_bar ** 2 + schedule.sqrt_one_minus_alpha_bar ** 2, 1, rtol=1e-15)
+    np.testing.assert_allclose(schedule.a ** 2 + schedule.sigma ** 2, 1, rtol=1e-15)
 
 
 def test_zero_terminal_snr_keeps_the_first_step():
@@ -86,7 +94,7 @@ def test_zero_terminal_snr_keeps_the_first_step():
 def test_straight_is_a_straight_line():
     """x_t over the sum of its two coefficients is (1 - tau) x_0 + tau eps."""
     schedule = make_schedule("straight", 10)
-    tau = schedule.sqrt_one_minus_alpha_bar / (schedule.sqrt_alpha_bar + schedule.sqrt_one_minus_alpha_bar)
+    tau = schedule.sigma / (schedule.a + schedule.sigma)
     np.testing.assert_allclose(tau, np.arange(11) / 10, atol=1e-15)
 
 

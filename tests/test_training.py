@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from npdiff import training
-from npdiff.backend import NumpyBackend
+from npdiff.backends.numpy import NumpyBackend
 from npdiff.diffusion import q_sample
 from npdiff.models import mlp
 from npdiff.recipes import MOONS, TEXTBOOK_MOONS

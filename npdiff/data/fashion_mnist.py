@@ -10,13 +10,14 @@ only as many images as there are labels, and up to MAX_LABELS labels.
 
 import hashlib
 import os
-import tempfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from npdiff.data.files import written_whole
 
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 BASE_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"     # it speaks no https; the digests below are what makes a download safe
@@ -236,16 +237,10 @@ def download(name, directory, content_size, check, quiet=False):
     """
     url = BASE_URL + name
     limit = content_size + content_size // 1000 + 1024                         # gzip adds 5 bytes to 16 KB that it cannot compress, 18, and a name
-    directory.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=directory)
-    try:
-        with open(handle, "wb") as file, naming(url, "; nothing of it was kept"):
+    with written_whole(directory / name) as part, naming(url, "; nothing of it was kept"):
+        with open(part, "wb") as file:
             receive(url, file, limit, name, quiet)
-        with naming(url, "; nothing of it was kept"):
-            check(part)
-        os.replace(part, directory / name)
-    finally:
-        Path(part).unlink(missing_ok=True)
+        check(part)
 
 
 def receive(url, file, limit, name, quiet=False):

@@ -1,96 +1,74 @@
-"""The blocks that image networks are made of, each a pair like those of npdiff.nn, with its parameters under a name.   N batch, E embedding entries
+"""The blocks that image networks are made of. Each is a forward and a backward, made of the layers of
+layers.py.
 
-f_forward(params, name, ...) reads params["name.conv1.W"] and so on; f_backward(dy, cache, grads, name) returns the gradients of the other inputs and
-writes those of the parameters into grads under the same names. Each line of a backward undoes one line of its forward, last line first.
-Images are channels-last inside: x (N, H, W, C).
+f_forward(x, ..., params, cache, name, config) reads params["name.conv1.W"] and so on and keeps its layers in
+cache under "name.conv1" and so on. f_backward(dy, cache, grads, name, config) reads them in reverse. Each
+line of a backward is the backward of one line of its forward, the last line first. N batch, E embedding
+entries. Images are channels-last inside: x (N, H, W, C).
 """
 
 import numpy as np
 
-from npdiff.nn import (add_channels_backward, add_channels_forward, attention_backward, attention_forward, conv2d_backward, conv2d_forward,
-                       embedding_lookup_backward, embedding_lookup_forward, group_norm_backward, group_norm_forward, linear_backward, linear_forward,
-                       silu_backward, silu_forward, sinusoidal_embedding)
-
-
-def init_linear(params, name, inputs, outputs, rng):
-    """Weights (inputs, outputs) and biases, uniform in +-1/sqrt(inputs), float64 as all that is made here."""
-    bound = inputs ** -0.5
-    params[f"{name}.W"] = rng.uniform(-bound, bound, (inputs, outputs))
-    params[f"{name}.b"] = rng.uniform(-bound, bound, outputs)
-
-
-def init_conv(params, name, k, inputs, outputs, rng):
-    """A kernel (k, k, inputs, outputs) and biases, uniform in +-1/sqrt(k k inputs)."""
-    bound = (k * k * inputs) ** -0.5
-    params[f"{name}.W"] = rng.uniform(-bound, bound, (k, k, inputs, outputs))
-    params[f"{name}.b"] = rng.uniform(-bound, bound, outputs)
-
-
-def init_zero(params, name):
-    """Zeros for the layer already under this name: at the start of training its branch adds nothing."""
-    params[f"{name}.W"][...] = 0
-    params[f"{name}.b"][...] = 0
-
-
-def init_norm(params, name, channels):
-    """Scale 1 and shift 0."""
-    params[f"{name}.gamma"] = np.ones(channels)
-    params[f"{name}.beta"] = np.zeros(channels)
+from npdiff.models.layers import (
+    add_channels,
+    add_channels_back,
+    attention,
+    attention_back,
+    conv,
+    conv_back,
+    init_conv,
+    init_linear,
+    init_norm,
+    init_zero,
+    linear,
+    linear_back,
+    lookup,
+    lookup_back,
+    norm,
+    norm_back,
+    silu,
+    silu_back,
+    sinusoids,
+)
 
 
 def init_condition(params, time_dim, embedding_dim, classes, rng):
-    """The embedding of time and label: two linear layers, and a table of classes + 1 standard normal vectors, the last for "no label"."""
+    """Two linear layers, and a table of classes + 1 standard normal vectors, the last one for "no label"."""
     init_linear(params, "time.linear1", time_dim, embedding_dim, rng)
     init_linear(params, "time.linear2", embedding_dim, embedding_dim, rng)
     if classes:
         params["label.table"] = rng.standard_normal((classes + 1, embedding_dim))
 
 
-def check_condition(config):
-    """Raise ValueError unless config's time_dim is even and its classes at least 0."""
-    if config.time_dim % 2:
-        raise ValueError(f"time_dim is {config.time_dim}; it must be even: half sines, half cosines")
-    if config.classes < 0:
-        raise ValueError(f"classes is {config.classes}; it must be at least 0")
+def condition_forward(params, t, labels, cache, config, dtype):
+    """e = linear(SiLU(linear(sinusoids of t))) + table[labels].   t (N,), labels (N,) or None -> e (N, E)
 
-
-def check_labels_fit(labels, config, n):
-    """Raise ValueError unless labels are None or, for a network that has classes, n of them."""
-    classes = getattr(config, "classes", 0)
-    if labels is not None and (not classes or np.shape(labels) != (n,)):
-        raise ValueError(f"labels have shape {np.shape(labels)}; this network has {classes} classes and was given {n} samples")
-
-
-def condition_forward(params, t, labels, config, dtype):
-    """e = linear(SiLU(linear(sinusoids of t))) + table[labels].   t (N,), labels (N,) or None for "no label" -> e (N, E)
-
-    config gives time_dim, max_period and classes. Raises ValueError for labels where classes is 0, or for another number of labels than of t.
+    labels None means "no label". config gives time_dim, max_period and classes.
+    Raises ValueError for labels where classes is 0, and for labels that are not N of the network's.
     """
-    h = sinusoidal_embedding(t, config.time_dim, config.max_period, dtype)                    # (N, time_dim)
-    h, linear1_cache = linear_forward(h, params["time.linear1.W"], params["time.linear1.b"])  # (N, E)
-    h, silu_cache = silu_forward(h)
-    e, linear2_cache = linear_forward(h, params["time.linear2.W"], params["time.linear2.b"])
-    lookup_cache = None
-    check_labels_fit(labels, config, len(t))
+    h = sinusoids(t, cache, "time.sinusoids", config, dtype)                    # (N, time_dim)
+    h = linear(h, params, cache, "time.linear1")                                # (N, E)
+    h = silu(h, cache, "time.linear1.silu")
+    e = linear(h, params, cache, "time.linear2")                                # (N, E)
     if config.classes:
         labels = np.full(len(t), config.classes) if labels is None else labels
-        vector, lookup_cache = embedding_lookup_forward(labels, params["label.table"])        # (N, E)
-        e = e + vector
-    return e, (linear1_cache, silu_cache, linear2_cache, lookup_cache)
+        e = e + lookup(labels, params, cache, "label")                          # (N, E)
+    elif labels is not None:
+        raise ValueError("labels are given; this network takes none")
+    return e
 
 
-def condition_backward(de, cache, grads):
+def condition_backward(de, cache, grads, config):
     """de (N, E) -> nothing: t and labels are data."""
-    linear1_cache, silu_cache, linear2_cache, lookup_cache = cache
-    if lookup_cache:
-        grads["label.table"] = embedding_lookup_backward(de, lookup_cache)
-    dh, grads["time.linear2.W"], grads["time.linear2.b"] = linear_backward(de, linear2_cache)
-    dh = silu_backward(dh, silu_cache)
-    _, grads["time.linear1.W"], grads["time.linear1.b"] = linear_backward(dh, linear1_cache)
+    if config.classes:
+        lookup_back(de, cache, grads, "label")
+    dh = linear_back(de, cache, grads, "time.linear2")                          # (N, E)
+    dh = silu_back(dh, cache, "time.linear1.silu")
+    linear_back(dh, cache, grads, "time.linear1")
 
 
 def init_block(params, name, inputs, outputs, config, rng):
-    """The parameters of a block of config.block_kind's kind."""
+    """The parameters of a block of the kind config.block_kind."""
     residual = config.block_kind == "residual"
     init_norm(params, f"{name}.norm1", inputs if residual else outputs)
     init_conv(params, f"{name}.conv1", 3, inputs, outputs, rng)
@@ -103,98 +81,93 @@ def init_block(params, name, inputs, outputs, config, rng):
             init_conv(params, f"{name}.shortcut", 1, inputs, outputs, rng)
 
 
-def residual_block_forward(params, name, x, e, groups):
+def residual_block_forward(x, e, params, cache, name, config):
     """y = shortcut(x) + conv(SiLU(norm(conv(SiLU(norm(x))) + linear(e)))).   x (N, H, W, I), e (N, E) -> y (N, H, W, O)
 
-    The shortcut is x itself where I = O, else a 1 x 1 convolution (He et al. 2016; Ho et al. 2020, appendix B).
+    The shortcut is x itself if I = O, else a 1 x 1 convolution
+    ([He et al. 2016](https://arxiv.org/abs/1512.03385); Ho et al. 2020, appendix B).
     """
-    h, norm1_cache = group_norm_forward(x, params[f"{name}.norm1.gamma"], params[f"{name}.norm1.beta"], groups)
-    h, silu1_cache = silu_forward(h)
-    h, conv1_cache = conv2d_forward(h, params[f"{name}.conv1.W"], params[f"{name}.conv1.b"])                     # (N, H, W, O)
-    shift, time_cache = linear_forward(e, params[f"{name}.time.W"], params[f"{name}.time.b"])                    # (N, O)
-    h, add_cache = add_channels_forward(h, shift)
-    h, norm2_cache = group_norm_forward(h, params[f"{name}.norm2.gamma"], params[f"{name}.norm2.beta"], groups)
-    h, silu2_cache = silu_forward(h)
-    h, conv2_cache = conv2d_forward(h, params[f"{name}.conv2.W"], params[f"{name}.conv2.b"])
-    shortcut_cache = None
+    h = norm(x, params, cache, f"{name}.norm1", config.groups)                  # (N, H, W, I)
+    h = silu(h, cache, f"{name}.norm1.silu")
+    h = conv(h, params, cache, f"{name}.conv1")                                 # (N, H, W, O)
+    shift = linear(e, params, cache, f"{name}.time")                            # (N, O)
+    h = add_channels(h, shift, cache, f"{name}.add")
+    h = norm(h, params, cache, f"{name}.norm2", config.groups)
+    h = silu(h, cache, f"{name}.norm2.silu")
+    h = conv(h, params, cache, f"{name}.conv2")                                 # (N, H, W, O)
     if f"{name}.shortcut.W" in params:
-        x, shortcut_cache = conv2d_forward(x, params[f"{name}.shortcut.W"], params[f"{name}.shortcut.b"])        # (N, H, W, O)
-    y = x + h
-    return y, (norm1_cache, silu1_cache, conv1_cache, time_cache, add_cache, norm2_cache, silu2_cache, conv2_cache, shortcut_cache)
+        x = conv(x, params, cache, f"{name}.shortcut")                          # (N, H, W, O)
+    return x + h
 
 
-def residual_block_backward(dy, cache, grads, name):
-    """dy (N, H, W, O) -> dx (N, H, W, I), de (N, E). dy reaches x on two ways, so dx is a sum."""
-    norm1_cache, silu1_cache, conv1_cache, time_cache, add_cache, norm2_cache, silu2_cache, conv2_cache, shortcut_cache = cache
+def residual_block_backward(dy, cache, grads, name, config):
+    """dy (N, H, W, O) -> dx (N, H, W, I), de (N, E). x is used twice, so its gradients add."""
     dx = dy
-    if shortcut_cache:
-        dx, grads[f"{name}.shortcut.W"], grads[f"{name}.shortcut.b"] = conv2d_backward(dy, shortcut_cache)       # (N, H, W, I)
-    dh, grads[f"{name}.conv2.W"], grads[f"{name}.conv2.b"] = conv2d_backward(dy, conv2_cache)
-    dh = silu_backward(dh, silu2_cache)
-    dh, grads[f"{name}.norm2.gamma"], grads[f"{name}.norm2.beta"] = group_norm_backward(dh, norm2_cache)
-    dh, dshift = add_channels_backward(dh, add_cache)
-    de, grads[f"{name}.time.W"], grads[f"{name}.time.b"] = linear_backward(dshift, time_cache)                   # (N, E)
-    dh, grads[f"{name}.conv1.W"], grads[f"{name}.conv1.b"] = conv2d_backward(dh, conv1_cache)                    # (N, H, W, I)
-    dh = silu_backward(dh, silu1_cache)
-    dh, grads[f"{name}.norm1.gamma"], grads[f"{name}.norm1.beta"] = group_norm_backward(dh, norm1_cache)
+    if f"{name}.shortcut" in cache:
+        dx = conv_back(dy, cache, grads, f"{name}.shortcut")                    # (N, H, W, I)
+    dh = conv_back(dy, cache, grads, f"{name}.conv2")                           # (N, H, W, O)
+    dh = silu_back(dh, cache, f"{name}.norm2.silu")
+    dh = norm_back(dh, cache, grads, f"{name}.norm2")
+    dh, dshift = add_channels_back(dh, cache, f"{name}.add")                    # (N, H, W, O), (N, O)
+    de = linear_back(dshift, cache, grads, f"{name}.time")                      # (N, E)
+    dh = conv_back(dh, cache, grads, f"{name}.conv1")                           # (N, H, W, I)
+    dh = silu_back(dh, cache, f"{name}.norm1.silu")
+    dh = norm_back(dh, cache, grads, f"{name}.norm1")
     return dx + dh, de
 
 
-def plain_block_forward(params, name, x, e, groups):
+def plain_block_forward(x, e, params, cache, name, config):
     """y = SiLU(norm(conv(SiLU(norm(conv(x))) + linear(e)))).   x (N, H, W, I), e (N, E) -> y (N, H, W, O)"""
-    h, conv1_cache = conv2d_forward(x, params[f"{name}.conv1.W"], params[f"{name}.conv1.b"])                     # (N, H, W, O)
-    h, norm1_cache = group_norm_forward(h, params[f"{name}.norm1.gamma"], params[f"{name}.norm1.beta"], groups)
-    h, silu1_cache = silu_forward(h)
-    shift, time_cache = linear_forward(e, params[f"{name}.time.W"], params[f"{name}.time.b"])                    # (N, O)
-    h, add_cache = add_channels_forward(h, shift)
-    h, conv2_cache = conv2d_forward(h, params[f"{name}.conv2.W"], params[f"{name}.conv2.b"])
-    h, norm2_cache = group_norm_forward(h, params[f"{name}.norm2.gamma"], params[f"{name}.norm2.beta"], groups)
-    y, silu2_cache = silu_forward(h)
-    return y, (conv1_cache, norm1_cache, silu1_cache, time_cache, add_cache, conv2_cache, norm2_cache, silu2_cache)
+    h = conv(x, params, cache, f"{name}.conv1")                                 # (N, H, W, O)
+    h = norm(h, params, cache, f"{name}.norm1", config.groups)
+    h = silu(h, cache, f"{name}.norm1.silu")
+    shift = linear(e, params, cache, f"{name}.time")                            # (N, O)
+    h = add_channels(h, shift, cache, f"{name}.add")
+    h = conv(h, params, cache, f"{name}.conv2")                                 # (N, H, W, O)
+    h = norm(h, params, cache, f"{name}.norm2", config.groups)
+    return silu(h, cache, f"{name}.norm2.silu")
 
 
-def plain_block_backward(dy, cache, grads, name):
+def plain_block_backward(dy, cache, grads, name, config):
     """dy (N, H, W, O) -> dx (N, H, W, I), de (N, E)"""
-    conv1_cache, norm1_cache, silu1_cache, time_cache, add_cache, conv2_cache, norm2_cache, silu2_cache = cache
-    dh = silu_backward(dy, silu2_cache)
-    dh, grads[f"{name}.norm2.gamma"], grads[f"{name}.norm2.beta"] = group_norm_backward(dh, norm2_cache)
-    dh, grads[f"{name}.conv2.W"], grads[f"{name}.conv2.b"] = conv2d_backward(dh, conv2_cache)
-    dh, dshift = add_channels_backward(dh, add_cache)
-    de, grads[f"{name}.time.W"], grads[f"{name}.time.b"] = linear_backward(dshift, time_cache)                   # (N, E)
-    dh = silu_backward(dh, silu1_cache)
-    dh, grads[f"{name}.norm1.gamma"], grads[f"{name}.norm1.beta"] = group_norm_backward(dh, norm1_cache)
-    dx, grads[f"{name}.conv1.W"], grads[f"{name}.conv1.b"] = conv2d_backward(dh, conv1_cache)                    # (N, H, W, I)
+    dh = silu_back(dy, cache, f"{name}.norm2.silu")
+    dh = norm_back(dh, cache, grads, f"{name}.norm2")
+    dh = conv_back(dh, cache, grads, f"{name}.conv2")                           # (N, H, W, O)
+    dh, dshift = add_channels_back(dh, cache, f"{name}.add")                    # (N, H, W, O), (N, O)
+    de = linear_back(dshift, cache, grads, f"{name}.time")                      # (N, E)
+    dh = silu_back(dh, cache, f"{name}.norm1.silu")
+    dh = norm_back(dh, cache, grads, f"{name}.norm1")
+    dx = conv_back(dh, cache, grads, f"{name}.conv1")                           # (N, H, W, I)
     return dx, de
 
 
 def init_attention(params, name, channels, rng):
-    """The parameters of an attention block; its last layer starts at zero."""
+    """The parameters of an attention block. Its last layer starts at zero."""
     init_norm(params, f"{name}.norm", channels)
     init_linear(params, f"{name}.qkv", channels, 3 * channels, rng)
     init_linear(params, f"{name}.out", channels, channels, rng)
     init_zero(params, f"{name}.out")
 
 
-def attention_block_forward(params, name, x, groups, heads):
-    """y = x + linear(attention(linear(norm(x)))), every position attending to all.   x (N, H, W, C) -> y (N, H, W, C)"""
+def attention_block_forward(x, params, cache, name, config):
+    """y = x + linear(attention(linear(norm(x)))): every position attends to all.   x (N, H, W, C) -> y (N, H, W, C)"""
     N, H, W, C = x.shape
-    h, norm_cache = group_norm_forward(x, params[f"{name}.norm.gamma"], params[f"{name}.norm.beta"], groups)
-    h, qkv_cache = linear_forward(h.reshape(N * H * W, C), params[f"{name}.qkv.W"], params[f"{name}.qkv.b"])     # (N HW, 3C)
-    h, attention_cache = attention_forward(h.reshape(N, H * W, 3 * C), heads)                                    # (N, HW, C)
-    h, out_cache = linear_forward(h.reshape(N * H * W, C), params[f"{name}.out.W"], params[f"{name}.out.b"])     # (N HW, C)
-    y = x + h.reshape(N, H, W, C)
-    return y, (norm_cache, qkv_cache, attention_cache, out_cache)
+    h = norm(x, params, cache, f"{name}.norm", config.groups)                   # (N, H, W, C)
+    h = linear(h.reshape(N * H * W, C), params, cache, f"{name}.qkv")           # (N HW, 3C)
+    h = attention(h.reshape(N, H * W, 3 * C), cache, f"{name}.attention", config.heads)    # (N, HW, C)
+    h = linear(h.reshape(N * H * W, C), params, cache, f"{name}.out")           # (N HW, C)
+    return x + h.reshape(N, H, W, C)
 
 
-def attention_block_backward(dy, cache, grads, name):
-    """dy (N, H, W, C) -> dx (N, H, W, C). dy reaches x on two ways, so dx is a sum."""
-    norm_cache, qkv_cache, attention_cache, out_cache = cache
+def attention_block_backward(dy, cache, grads, name, config):
+    """dy (N, H, W, C) -> dx (N, H, W, C). x is used twice, so its gradients add."""
     N, H, W, C = dy.shape
-    dh, grads[f"{name}.out.W"], grads[f"{name}.out.b"] = linear_backward(dy.reshape(N * H * W, C), out_cache)    # (N HW, C)
-    dh = attention_backward(dh.reshape(N, H * W, C), attention_cache)                                            # (N, HW, 3C)
-    dh, grads[f"{name}.qkv.W"], grads[f"{name}.qkv.b"] = linear_backward(dh.reshape(N * H * W, 3 * C), qkv_cache)
-    dh, grads[f"{name}.norm.gamma"], grads[f"{name}.norm.beta"] = group_norm_backward(dh.reshape(N, H, W, C), norm_cache)
+    dh = linear_back(dy.reshape(N * H * W, C), cache, grads, f"{name}.out")     # (N HW, C)
+    dh = attention_back(dh.reshape(N, H * W, C), cache, f"{name}.attention")    # (N, HW, 3C)
+    dh = linear_back(dh.reshape(N * H * W, 3 * C), cache, grads, f"{name}.qkv")            # (N HW, C)
+    dh = norm_back(dh.reshape(N, H, W, C), cache, grads, f"{name}.norm")        # (N, H, W, C)
     return dy + dh
 
 
-BLOCKS = {"residual": (residual_block_forward, residual_block_backward), "plain": (plain_block_forward, plain_block_backward)}
+BLOCKS = {"residual": (residual_block_forward, residual_block_backward),
+          "plain": (plain_block_forward, plain_block_backward)}

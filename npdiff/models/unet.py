@@ -1,68 +1,82 @@
-"""The U-Net: the image is halved level by level, worked on at each size, and built up again with a look at what each level saw on the way down.
+"""The U-Net: the image is halved level by level and then doubled again, with a convolutional block at every
+size.
 
-    down1 ----------------- skip -----------------> up1      N batch, C image channels, H x W positions, L levels, E embedding entries
-      down2 ------------- skip -------------> up2            widths[l-1] channels at level l, whose side is size / 2^(l-1)
-        ...                                 ...
+    down1 ----------------- skip -----------------> up1      N batch, C image channels, H x W positions
+      down2 ------------- skip -------------> up2            L levels, E embedding entries
+        ...                                 ...              level l: widths[l-1] channels, side size / 2^(l-1)
           middle (level L)
 
-Each stage is `blocks` blocks of npdiff.models.blocks, each told the time and the label, each followed by attention at the levels that have it.
-Two settings are of note. The lecture's: size 32, widths (64, 128, 256), block_kind "plain", attention_levels 0. The full one, the default: size 28, which
-halves to 14 and 7 without padding, residual blocks, attention at the lowest level.   Sources: Ronneberger et al. 2015; Ho et al. 2020, appendix B.
+A skip gives the way up what the way down saw at the same size. Each stage is `blocks` blocks of
+npdiff.models.blocks. Each block is told the time and the label, and attention follows it at the levels that
+have it. The lecture's U-Net is size 32, widths (64, 128, 256), block_kind "plain", attention_levels 0. The
+default is the full one: size 28, which halves to 14 and 7, residual blocks, attention at the lowest level.
+Sources: [Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597); Ho et al. 2020, appendix B.
 """
 
 from dataclasses import dataclass
 
-from npdiff.models.blocks import (BLOCKS, attention_block_backward, attention_block_forward, check_condition, condition_backward, condition_forward,
-                                  init_attention, init_block, init_condition, init_conv, init_norm, init_zero)
-from npdiff.nn import (avg_pool_backward, avg_pool_forward, concat_backward, concat_forward, conv2d_backward, conv2d_forward, group_norm_backward,
-                       group_norm_forward, silu_backward, silu_forward, upsample_backward, upsample_forward)
+from npdiff.models.blocks import (
+    BLOCKS,
+    attention_block_backward,
+    attention_block_forward,
+    condition_backward,
+    condition_forward,
+    init_attention,
+    init_block,
+    init_condition,
+)
+from npdiff.models.checks import check_at_least, check_image, check_time_dim
+from npdiff.models.layers import (
+    concat,
+    concat_back,
+    conv,
+    conv_back,
+    init_conv,
+    init_norm,
+    init_zero,
+    norm,
+    norm_back,
+    pool,
+    pool_back,
+    silu,
+    silu_back,
+    upsample,
+    upsample_back,
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of the network."""
-    channels: int = 1
-    """Of an image: 1 grey, 3 colour."""
-    size: int = 28
-    """Height and width of an image; it must halve evenly from level to level."""
-    widths: tuple[int, ...] = (32, 64, 64)
-    """Channels at each level, from the full resolution down."""
-    blocks: int = 1
-    """Blocks in each stage."""
-    block_kind: str = "residual"
-    """residual: norm, SiLU, conv, twice, added to a shortcut. plain: conv, norm, SiLU, twice."""
-    groups: int = 8
-    """Groups of each normalisation; it must divide every width."""
-    attention_levels: int = 1
-    """The lowest so many levels attend; 0 for none."""
-    heads: int = 4
-    """Heads of each attention; it must divide the widths of the levels that attend."""
-    skips: bool = True
-    """Whether the way up sees what the way down saw."""
-    time_dim: int = 64
-    """Sines and cosines of the timestep, an even number."""
-    embedding_dim: int = 128
-    """Entries of the embedding of time and label that every block is told."""
-    max_period: float = 10000.0
-    """The slowest sine of the timestep's embedding turns about once in 2 pi max_period steps."""
-    classes: int = 0
-    """Kinds of image that labels name, 0..classes-1; the label `classes` means "no label". 0: the network takes no labels."""
+    """The sizes of the network. Raises ValueError for sizes that no network has."""
+    channels: int = 1                           # of an image: 1 grey, 3 colour
+    size: int = 28                              # height and width of an image; it must halve at every level
+    widths: tuple[int, ...] = (32, 64, 64)      # channels at each level, from the full resolution down
+    blocks: int = 1                             # blocks in each stage
+    block_kind: str = "residual"                # residual, or plain: without shortcuts, conv before norm
+    groups: int = 8                             # of each normalisation; it must divide every width
+    attention_levels: int = 1                   # this many of the lowest levels attend
+    heads: int = 4                              # of each attention; it must divide the widths there
+    skips: bool = True                          # whether the way up sees what the way down saw
+    time_dim: int = 64                          # sines and cosines of the timestep, an even number
+    embedding_dim: int = 128                    # entries of the embedding of time and label
+    max_period: float = 10000.0                 # sets the slowest sine, see nn/embedding.py
+    classes: int = 0                            # labels are 0..classes-1; 0: the network takes no labels
 
     def __post_init__(self):
-        for name in ("channels", "size", "blocks", "groups", "heads", "time_dim", "embedding_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        check_condition(self)
+        check_at_least(self, 1, "channels", "size", "blocks", "groups", "heads", "time_dim", "embedding_dim")
+        check_at_least(self, 0, "classes")
+        check_time_dim(self)
         if self.block_kind not in BLOCKS:
             raise ValueError(f"block_kind is {self.block_kind!r}; it must be one of {', '.join(BLOCKS)}")
         self.check_levels()
 
     def check_levels(self):
-        """Refuse sizes, groups, heads and levels that do not fit together with a ValueError."""
+        """Raise ValueError unless sizes, groups, heads and levels fit together."""
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"widths is {self.widths}; it must name at least one level of at least 1 channel")
-        if self.size % 2 ** (self.levels - 1):
-            raise ValueError(f"size is {self.size}; with {self.levels} levels it must be a multiple of {2 ** (self.levels - 1)}")
+        multiple = 2 ** (self.levels - 1)
+        if self.size % multiple:
+            raise ValueError(f"size is {self.size}; with {self.levels} levels it must be a multiple of {multiple}")
         if not 0 <= self.attention_levels <= self.levels:
             raise ValueError(f"attention_levels is {self.attention_levels}; it must lie in 0..{self.levels}")
         for level, width in enumerate(self.widths, start=1):
@@ -87,19 +101,21 @@ class Config:
 
     def stages(self):
         """(name, level, input channels) of every stage, in the order of forward."""
-        w, L = (self.widths[0], *self.widths), self.levels         # w[l] channels at level l; w[0] is what the first convolution gives
+        w, L = (self.widths[0], *self.widths), self.levels          # w[l] channels at level l; w[0] after conv_in
         down = [(f"down{level}", level, w[level - 1]) for level in range(1, L)]
-        up = [(f"up{level}", level, w[level + 1] + (w[level] if self.skips else 0)) for level in range(L - 1, 0, -1)]
+        up = [(f"up{level}", level, w[level + 1] + (w[level] if self.skips else 0))
+              for level in range(L - 1, 0, -1)]
         return [*down, ("middle", L, w[L - 1]), *up]
 
 
-SMALL = Config(size=4, widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=5, classes=2)     # small enough to check every element
+SMALL = Config(size=4, widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=5, classes=2)   # to check it all
 
 
 def init(config, rng):
-    """Fresh float64 parameters, a dict of names: weights and biases uniform in +-1/sqrt(inputs of one output), scales 1, label vectors standard normal.
+    """Fresh float64 parameters by name, as in init_condition, init_conv, init_block and init_attention.
 
-    Residual branches end in zeros, and so does a residual network, so that it starts as its shortcuts alone.
+    The last layer of every residual branch starts at zero, and so does that of a residual network: at the
+    start each block answers its shortcut, and the network answers 0.
     """
     params = {}
     init_condition(params, config.time_dim, config.embedding_dim, config.classes, rng)
@@ -118,98 +134,89 @@ def init(config, rng):
     return params
 
 
-def stage_forward(params, name, h, e, level, config):
+def forward(params, x, t, config, labels=None):
+    """y = network(x, t, labels).   x (N, C, H, W), t (N,), labels (N,) integers or None -> y (N, C, H, W), cache
+
+    labels None means "no label". Raises ValueError for images of another shape than config's, or wrong
+    labels.
+    """
+    check_image(x, config)
+    cache, skips = {}, {}
+    e = condition_forward(params, t, labels, cache, config, x.dtype)            # (N, E)
+    e = silu(e, cache, "condition.silu")
+    h = x.transpose(0, 2, 3, 1)                                                 # (N, H, W, C)
+    h = conv(h, params, cache, "conv_in")                                       # (N, H, W, widths[0])
+    for name, level, _ in config.stages():
+        if name.startswith("up"):
+            h = upsample(h, cache, f"{name}.upsample")
+            if config.skips:
+                h = concat(h, skips.pop(level), cache, f"{name}.concat")
+        h = stage_forward(h, e, params, cache, name, level, config)
+        if name.startswith("down"):
+            skips[level] = h
+            h = pool(h, cache, f"{name}.pool")
+    h = head_forward(h, params, cache, config)                                  # (N, H, W, C)
+    y = h.transpose(0, 3, 1, 2)                                                 # (N, C, H, W)
+    return y, cache
+
+
+def backward(dy, cache, config):
+    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is the backward of one line of forward, the last first."""
+    grads, dskips, de = {}, {}, 0
+    dh = dy.transpose(0, 2, 3, 1)                                               # (N, H, W, C)
+    dh = head_backward(dh, cache, grads, config)                                # (N, H, W, widths[0])
+    for name, level, _ in reversed(config.stages()):
+        if name.startswith("down"):
+            dh = pool_back(dh, cache, f"{name}.pool")
+            if config.skips:
+                dh = dh + dskips.pop(level)             # h is used twice, below and by the skip: gradients add
+        dh, de_stage = stage_backward(dh, cache, grads, name, level, config)
+        de = de + de_stage                              # every stage is told e: gradients add
+        if name.startswith("up"):
+            if config.skips:
+                dh, dskips[level] = concat_back(dh, cache, f"{name}.concat")
+            dh = upsample_back(dh, cache, f"{name}.upsample")
+    dh = conv_back(dh, cache, grads, "conv_in")                                 # (N, H, W, C)
+    dx = dh.transpose(0, 3, 1, 2)                                               # (N, C, H, W)
+    de = silu_back(de, cache, "condition.silu")
+    condition_backward(de, cache, grads, config)
+    return dx, grads
+
+
+def stage_forward(h, e, params, cache, name, level, config):
     """All blocks of one stage.   h (N, H, W, I), e (N, E) -> h (N, H, W, O)"""
     block_forward, _ = BLOCKS[config.block_kind]
-    caches = []
     for k in range(1, config.blocks + 1):
-        h, block_cache = block_forward(params, f"{name}.block{k}", h, e, config.groups)                   # (N, H, W, O)
-        attention_cache = None
+        h = block_forward(h, e, params, cache, f"{name}.block{k}", config)      # (N, H, W, O)
         if config.attends(level):
-            h, attention_cache = attention_block_forward(params, f"{name}.attention{k}", h, config.groups, config.heads)
-        caches.append((block_cache, attention_cache))
-    return h, (config, caches)
+            h = attention_block_forward(h, params, cache, f"{name}.attention{k}", config)
+    return h
 
 
-def stage_backward(dh, cache, grads, name):
-    """dh (N, H, W, O) -> dh (N, H, W, I), de (N, E). Every block was told e, so its gradients add."""
-    config, caches = cache
+def stage_backward(dh, cache, grads, name, level, config):
+    """dh (N, H, W, O) -> dh (N, H, W, I), de (N, E). Every block is told e, so its gradients add."""
     _, block_backward = BLOCKS[config.block_kind]
     de = 0
     for k in range(config.blocks, 0, -1):
-        block_cache, attention_cache = caches[k - 1]
-        if attention_cache:
-            dh = attention_block_backward(dh, attention_cache, grads, f"{name}.attention{k}")
-        dh, de_block = block_backward(dh, block_cache, grads, f"{name}.block{k}")                         # (N, H, W, I), (N, E)
+        if config.attends(level):
+            dh = attention_block_backward(dh, cache, grads, f"{name}.attention{k}", config)
+        dh, de_block = block_backward(dh, cache, grads, f"{name}.block{k}", config)        # (N, H, W, I), (N, E)
         de = de + de_block
     return dh, de
 
 
-def forward(params, x, t, config, labels=None):
-    """y = network(x, t, labels).   x (N, C, H, W), t (N,) integers, labels (N,) integers or None for "no label" -> y (N, C, H, W)
-
-    Raises ValueError for images of another shape than config's, or labels that it does not have.
-    """
-    if x.shape[1:] != config.data_shape:
-        raise ValueError(f"the images have shape {x.shape[1:]}; this network takes {config.data_shape}")
-    e, condition_cache = condition_forward(params, t, labels, config, x.dtype)                            # (N, E)
-    e, silu_cache = silu_forward(e)
-    h = x.transpose(0, 2, 3, 1)                                                                           # (N, H, W, C)
-    h, in_cache = conv2d_forward(h, params["conv_in.W"], params["conv_in.b"])
-    skips, caches = {}, {}
-    for name, level, _ in config.stages():
-        if name.startswith("up"):
-            h, caches[name, "upsample"] = upsample_forward(h)
-            if config.skips:
-                h, caches[name, "concat"] = concat_forward(h, skips.pop(level))
-        h, caches[name] = stage_forward(params, name, h, e, level, config)
-        if name.startswith("down"):
-            skips[level] = h
-            h, caches[name, "pool"] = avg_pool_forward(h)
-    h, out_cache = head_forward(params, h, config)                                                        # (N, H, W, C)
-    y = h.transpose(0, 3, 1, 2)                                                                           # (N, C, H, W)
-    return y, (config, condition_cache, silu_cache, in_cache, caches, out_cache)
-
-
-def backward(dy, cache):
-    """dy (N, C, H, W) -> dx (N, C, H, W), gradients (a dict with the names of params). Each line undoes one line of forward, last line first."""
-    config, condition_cache, silu_cache, in_cache, caches, out_cache = cache
-    grads, dskips, de = {}, {}, 0
-    dh = dy.transpose(0, 2, 3, 1)                                                                         # (N, H, W, C)
-    dh = head_backward(dh, out_cache, grads)
-    for name, level, _ in reversed(config.stages()):
-        if name.startswith("down"):
-            dh = avg_pool_backward(dh, caches[name, "pool"])
-            if config.skips:
-                dh = dh + dskips.pop(level)                        # h was used twice, below and by the skip: its gradients add
-        dh, de_stage = stage_backward(dh, caches[name], grads, name)
-        de = de + de_stage
-        if name.startswith("up"):
-            if config.skips:
-                dh, dskips[level] = concat_backward(dh, caches[name, "concat"])
-            dh = upsample_backward(dh, caches[name, "upsample"])
-    dh, grads["conv_in.W"], grads["conv_in.b"] = conv2d_backward(dh, in_cache)                            # (N, H, W, C)
-    dx = dh.transpose(0, 3, 1, 2)                                                                         # (N, C, H, W)
-    de = silu_backward(de, silu_cache)
-    condition_backward(de, condition_cache, grads)
-    return dx, grads
-
-
-def head_forward(params, h, config):
-    """The last convolution, in a residual network after a norm and a SiLU of its own.   h (N, H, W, widths[0]) -> h (N, H, W, C)"""
-    norm_cache, silu_cache = None, None
+def head_forward(h, params, cache, config):
+    """The last convolution; in a residual network a norm and a SiLU come first.   (N, H, W, widths[0]) -> (N, H, W, C)"""
     if config.block_kind == "residual":
-        h, norm_cache = group_norm_forward(h, params["norm_out.gamma"], params["norm_out.beta"], config.groups)
-        h, silu_cache = silu_forward(h)
-    h, conv_cache = conv2d_forward(h, params["conv_out.W"], params["conv_out.b"])                         # (N, H, W, C)
-    return h, (norm_cache, silu_cache, conv_cache)
+        h = norm(h, params, cache, "norm_out", config.groups)
+        h = silu(h, cache, "norm_out.silu")
+    return conv(h, params, cache, "conv_out")                                   # (N, H, W, C)
 
 
-def head_backward(dh, cache, grads):
+def head_backward(dh, cache, grads, config):
     """dh (N, H, W, C) -> dh (N, H, W, widths[0])"""
-    norm_cache, silu_cache, conv_cache = cache
-    dh, grads["conv_out.W"], grads["conv_out.b"] = conv2d_backward(dh, conv_cache)                        # (N, H, W, widths[0])
-    if norm_cache:
-        dh = silu_backward(dh, silu_cache)
-        dh, grads["norm_out.gamma"], grads["norm_out.beta"] = group_norm_backward(dh, norm_cache)
+    dh = conv_back(dh, cache, grads, "conv_out")                                # (N, H, W, widths[0])
+    if config.block_kind == "residual":
+        dh = silu_back(dh, cache, "norm_out.silu")
+        dh = norm_back(dh, cache, grads, "norm_out")
     return dh

@@ -2,14 +2,20 @@
 
 dy is the gradient of some scalar loss L with respect to y; f_backward returns the gradients of the same L with respect to f's inputs, in their order.
 Nothing has state, nothing is recorded: the caller hands each cache back. Each backward is derived in its docstring, line for line with its code.
-Forwards accept complex numbers, so that npdiff.gradcheck can differentiate them to machine precision.
+Forwards accept complex numbers, so that npdiff.verify.gradcheck can differentiate them to machine precision.
 """
 
 from npdiff.nn.activation import silu_backward, silu_forward
 from npdiff.nn.attention import attention_backward, attention_forward
+from npdiff.nn.channels import add_channels_backward, add_channels_forward, concat_backward, concat_forward
 from npdiff.nn.conv import conv2d_backward, conv2d_forward
-from npdiff.nn.embedding import embedding_lookup_backward, embedding_lookup_forward, fourier_backward, fourier_forward, sinusoidal_embedding
-from npdiff.nn.join import add_channels_backward, add_channels_forward, concat_backward, concat_forward
+from npdiff.nn.embedding import (
+    embedding_lookup_backward,
+    embedding_lookup_forward,
+    fourier_backward,
+    fourier_forward,
+    sinusoidal_embedding,
+)
 from npdiff.nn.linear import linear_backward, linear_forward
 from npdiff.nn.loss import cross_entropy_backward, cross_entropy_forward, mse_backward, mse_forward
 from npdiff.nn.norm import group_norm_backward, group_norm_forward

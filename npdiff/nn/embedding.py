@@ -59,7 +59,7 @@ def frequencies(dim, max_period):
 def embedding_lookup_forward(labels, table):
     """y[n] = table[labels[n]].   labels (N,) integers in 0..K-1, table (K, D) -> y (N, D). Raises ValueError for another label."""
     K = len(table)
-    labels = check_labels(labels, K)
+    labels = check_labels(labels, len(labels), K)
     y = table[labels]                                             # (N, D)
     return y, (labels, K)
 
@@ -76,11 +76,14 @@ def embedding_lookup_backward(dy, cache):
     return dtable
 
 
-def check_labels(labels, K):
-    """labels as an array. Raises ValueError unless they are integers in 0..K-1."""
+def check_labels(labels, N, K):
+    """labels as an array (N,). Raises ValueError unless they are N integers in 0..K-1; K = 0 takes none."""
     labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels have dtype {labels.dtype}; they must be integers in 0..{K - 1}")
+    if K == 0:
+        raise ValueError(f"labels are given, of shape {labels.shape}; this network takes none")
+    if labels.shape != (N,) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels have shape {labels.shape} and dtype {labels.dtype}; "
+                         f"for {N} samples they must be ({N},) integers in 0..{K - 1}")
     outside = (labels < 0) | (labels >= K)
     if outside.any():
         raise ValueError(f"a label is {labels[outside][0]}; it must lie in 0..{K - 1}")

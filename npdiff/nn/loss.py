@@ -3,6 +3,7 @@
 import numpy as np
 
 from npdiff.nn.attention import softmax
+from npdiff.nn.embedding import check_labels
 
 
 def mse_forward(y, target, weight=None):
@@ -51,14 +52,3 @@ def cross_entropy_backward(cache):
     dlogits[np.arange(N), labels] -= 1
     dlogits /= N
     return dlogits
-
-
-def check_labels(labels, N, K):
-    """The labels as an array. Raises ValueError unless they are N integers in 0..K-1."""
-    labels = np.asarray(labels)
-    if labels.shape != (N,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels have shape {labels.shape} and dtype {labels.dtype}; for {N} rows of logits they must be ({N},) integers")
-    outside = (labels < 0) | (labels >= K)
-    if outside.any():
-        raise ValueError(f"a label is {labels[outside][0]}; it must lie in 0..{K - 1}")
-    return labels

@@ -1,4 +1,4 @@
-"""The torch backend: the two Protocols of npdiff.backend."""
+"""The torch backend: the two Protocols of npdiff.backends.protocols."""
 
 import os
 
@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from npdiff.backend import check_arrays, check_inputs, host_peak_memory
+from npdiff.backends.machine import cores, host_peak_memory
+from npdiff.backends.protocols import Backend, Denoiser, check_arrays, check_inputs, check_vectors
 from npdiff.diffusion import check_same_shape
-from npdiff.likelihood import check_vectors
 from npdiff.models import model_name
-from npdiff.nn.embedding import check_labels
 from npdiff.optim import warmed_up
 from npdiff_torch.convnet import ConvNet
 from npdiff_torch.layout import channels_last, from_numpy_layout, named_parameters, to_numpy_layout
@@ -21,10 +20,14 @@ MODULES = {"mlp": MLP, "convnet": ConvNet, "unet": UNet}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class TorchBackend:
-    """torch on one device in one dtype. A reference is there to be compared with: TF32 is off and algorithms are deterministic, in the whole process."""
+class TorchBackend(Backend):
+    """torch on one device in one dtype.
 
-    def __init__(self, device="cpu", dtype="float32"):
+    A reference is there to be compared with. So TF32 is off, algorithms are deterministic, and torch has `threads`
+    threads on the CPU (all cores unless given): in the whole process.
+    """
+
+    def __init__(self, device="cpu", dtype="float32", threads=None, options=None):
         if dtype not in DTYPES:
             raise ValueError(f"dtype is {dtype!r}; the torch backend has {' and '.join(DTYPES)}")
         try:
@@ -32,7 +35,10 @@ class TorchBackend:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device is {device!r}: {str(error).splitlines()[0]}") from None
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1")
         self.dtype = DTYPES[dtype]
+        torch.set_num_threads(threads or cores())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")         # what cuBLAS needs to be deterministic
         torch.use_deterministic_algorithms(True)
@@ -54,7 +60,7 @@ class TorchBackend:
         return TorchDenoiser(self, config, params, ema_decay)
 
 
-class TorchDenoiser:
+class TorchDenoiser(Denoiser):
     """A torch module under the parameter names and layout of npdiff.models."""
 
     def __init__(self, backend, config, params, ema_decay):
@@ -83,7 +89,7 @@ class TorchDenoiser:
         t = self.timesteps(t, len(x))
         if labels is None:
             return self.module(x, t)
-        return self.module(x, t, torch.tensor(check_labels(labels, self.config.classes + 1), dtype=torch.long, device=self.backend.device))
+        return self.module(x, t, torch.tensor(np.asarray(labels), dtype=torch.long, device=self.backend.device))
 
     def predict(self, x, t, labels=None):
         with torch.no_grad():
@@ -96,14 +102,17 @@ class TorchDenoiser:
         rows = [torch.autograd.grad(y[:, d].sum(), x, retain_graph=True)[0] for d in range(y.shape[1])]       # d y[n,d] / d x[n,:], each (N, D)
         return y.detach(), sum(row[:, d] for d, row in enumerate(rows))
 
-    def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
-        check_same_shape(x_t=x_t, target=target)
-        if weight is not None:
-            check_same_shape(t=t, weight=weight)
-        error = torch.nn.functional.mse_loss(self.output(x_t, t, labels), target, reduction="none")
-        loss = error.mean() if weight is None else (self.backend.asarray(weight).reshape(-1, *[1] * (error.ndim - 1)) * error).mean()
+    def loss_and_grads(self, batch):
+        check_same_shape(x_t=batch.x_t, target=batch.target)
+        answer = self.output(batch.x_t, batch.t, batch.labels)
+        error = torch.nn.functional.mse_loss(answer, batch.target, reduction="none")
+        if batch.weight is not None:
+            check_same_shape(t=batch.t, weight=batch.weight)
+            error = self.backend.asarray(batch.weight).reshape(-1, *[1] * (error.ndim - 1)) * error
+        loss = error.mean()
         grads = torch.autograd.grad(loss, list(self.parameters.values()))
-        return loss.item(), {name: to_numpy_layout(name, g) for name, g in zip(self.parameters, grads)}
+        return loss.item(), {name: to_numpy_layout(name, g)
+                             for name, g in zip(self.parameters, grads, strict=True)}
 
     def update(self, grads, lr):
         self.step += 1
@@ -115,13 +124,16 @@ class TorchDenoiser:
             self.average.update_parameters(self.module)
 
     def operations(self, x, t, labels=None):
-        done = []
-        layers = [(name, layer) for name, layer in self.module.named_modules() if not list(layer.children())]
-        hooks = [layer.register_forward_hook(lambda layer, inputs, y, name=name: done.append((name, channels_last(y)))) for name, layer in layers]
+        outputs, hooks = {}, []
+        for name, layer in self.module.named_modules():
+            if not list(layer.children()):
+                def note(layer, inputs, y, name=name):
+                    outputs[name] = channels_last(y)
+                hooks.append(layer.register_forward_hook(note))
         self.predict(x, t, labels)
         for hook in hooks:
             hook.remove()
-        return done
+        return outputs
 
     def groups(self):
         """The tensors that make up the state: prefix -> canonical name -> tensor, torch's own, in torch's layout."""

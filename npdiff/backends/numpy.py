@@ -1,0 +1,178 @@
+"""The NumPy backend: the hand-derived gradients of npdiff.models, on arrays."""
+
+import numpy as np
+
+from npdiff.backends.machine import blas_in_words, cores, host_peak_memory, one_blas_thread, thread_pool
+from npdiff.backends.protocols import Backend, Denoiser, check_arrays, check_inputs, check_vectors
+from npdiff.diffusion import check_same_shape
+from npdiff.models import MODELS, is_image, model_name
+from npdiff.nn import mse_backward, mse_forward
+from npdiff.optim import adam, ema, warmed_up
+from npdiff.rng import generator
+
+SHARD = 8       # images that one thread works on at a time: few enough for its cache, for any number of threads
+
+
+class NumpyBackend(Backend):
+    """NumPy on the CPU, float32 or float64. threads work on images side by side; all cores unless given."""
+
+    def __init__(self, device="cpu", dtype="float32", threads=None, options=None):
+        if device != "cpu":
+            raise ValueError(f"device is {device!r}; the numpy backend has only cpu")
+        if dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype is {dtype!r}; the numpy backend has float32 and float64")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1")
+        self.dtype, self.threads = np.dtype(dtype), threads or cores()
+        keep_freed_arrays()
+
+    def asarray(self, x):
+        return np.asarray(x, self.dtype)
+
+    def to_numpy(self, x):
+        return x
+
+    def make_denoiser(self, config, params, ema_decay=0.0):
+        return NumpyDenoiser(config, params, ema_decay, self.dtype, self.threads)
+
+    def about(self):
+        return f"numpy {np.__version__}, {blas_in_words()}, {self.threads} thread(s)"
+
+    def peak_memory(self):
+        return host_peak_memory()
+
+
+class NumpyDenoiser(Denoiser):
+    """A network with its optimiser. All parameters lie in one vector, theta; self.params are its named views.
+
+    So Adam and the moving average are a few operations on long vectors.
+    """
+
+    def __init__(self, config, params, ema_decay, dtype, threads):
+        self.config, self.ema_decay, self.threads = config, ema_decay, threads
+        self.model = MODELS[model_name(config)]
+        check_arrays(params, self.model.init(config, generator(0, "init")), "the parameters")
+        self.theta = np.concatenate([array.ravel() for array in params.values()], dtype=dtype)
+        self.shapes = {name: array.shape for name, array in params.items()}
+        self.params = self.views(self.theta)
+        self.average = self.theta.copy()
+        self.m, self.v = np.zeros_like(self.theta), np.zeros_like(self.theta)
+        self.step = 0
+
+    def views(self, vector):
+        """Named, shaped views into a vector of all parameters."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            size = int(np.prod(shape))
+            views[name] = vector[start:start + size].reshape(shape)
+            start += size
+        return views
+
+    def predict(self, x, t, labels=None):
+        check_inputs(self.config, x, t, labels)
+        t = np.full(len(x), t)
+        return np.concatenate(self.in_shards(lambda rows: self.forward(x, t, labels, rows)[0], len(x)))
+
+    def divergence(self, x, t, labels=None):
+        check_vectors(x)
+        check_inputs(self.config, x, t, labels)
+        with one_blas_thread:
+            y, cache = self.forward(x, np.full(len(x), t), labels, slice(None))
+            return y, jacobian_trace(y, lambda dy: self.model.backward(dy, cache, self.config)[0])
+
+    def loss_and_grads(self, batch):
+        """The loss is a mean. So the loss of a batch is the weighted mean of its shards', and so is its gradient."""
+        check_inputs(self.config, batch.x_t, batch.t, batch.labels)
+        check_same_shape(x_t=batch.x_t, target=batch.target)
+        weight = batch.weight
+        if weight is not None:
+            check_same_shape(t=batch.t, weight=weight)
+            weight = weight.astype(self.theta.dtype)
+
+        def shard_loss_and_grads(rows):
+            with np.errstate(all="ignore"):             # whoever trains reports a loss that is not finite, once
+                share = len(batch.x_t[rows]) / len(batch.x_t)
+                y, cache = self.forward(batch.x_t, batch.t, batch.labels, rows)
+                loss, loss_cache = mse_forward(y, batch.target[rows], None if weight is None else weight[rows])
+                dy = share * mse_backward(loss_cache)
+                _, grads = self.model.backward(dy, cache, self.config)
+            return share * float(loss), grads
+
+        (loss, grads), *others = self.in_shards(shard_loss_and_grads, len(batch.x_t))
+        for other_loss, other_grads in others:          # always in this order: the sum does not depend on timing
+            loss += other_loss
+            for name, g in other_grads.items():
+                grads[name] += g
+        return loss, grads
+
+    def forward(self, x, t, labels, rows):
+        """The model's forward of some rows of a batch."""
+        arguments = [self.params, x[rows], t[rows], self.config]
+        return self.model.forward(*arguments) if labels is None else self.model.forward(*arguments, labels[rows])
+
+    def in_shards(self, function, N):
+        """[function(rows)] for the slices that make up N rows: points all at once, images SHARD at a time.
+
+        The shards run on all threads. NumPy releases Python's lock inside its loops and products, so threads
+        really run side by side, each with its own shard in its core's cache.
+        """
+        with one_blas_thread:
+            if not is_image(self.config):
+                return [function(slice(0, N))]
+            shards = [slice(i, i + SHARD) for i in range(0, N, SHARD)]
+            return list(thread_pool(self.threads).map(function, shards))
+
+    def update(self, grads, lr):
+        self.step += 1
+        g = np.concatenate([grads[name].ravel() for name in self.params])
+        adam(self.theta, g, self.m, self.v, self.step, lr)
+        if self.ema_decay:
+            ema(self.average, self.theta, warmed_up(self.ema_decay, self.step))
+
+    def operations(self, x, t, labels=None):
+        with one_blas_thread:
+            _, cache = self.forward(x, np.full(len(x), t), labels, slice(None))
+        return {name: output for name, (output, _) in cache.items()}
+
+    def groups(self):
+        """The vectors that make up the state, by the prefix that they have in export."""
+        groups = {"params": self.theta, "adam_m": self.m, "adam_v": self.v}
+        return groups | {"ema": self.average} if self.ema_decay else groups
+
+    def export(self):
+        state = {f"{group}/{name}": view.copy()
+                 for group, vector in self.groups().items() for name, view in self.views(vector).items()}
+        return state | {"step": np.array(self.step)}
+
+    def load(self, state):
+        check_arrays(state, self.export(), "the state's arrays")
+        for group, vector in self.groups().items():
+            for name, view in self.views(vector).items():
+                view[...] = state[f"{group}/{name}"]
+        self.step = int(state["step"])
+
+
+def jacobian_trace(y, backward):
+    """tr(dy/dx) of each sample, exact: y (N, D) -> (N,), for y = f(x) whose samples do not mix.
+
+    backward(c) -> dx (N, D) is f's backward for this y: for a cotangent c it sums over all outputs,
+        dx[n,i] = sum_o c[n,o] ∂y[n,o]/∂x[n,i]
+    With c[n,o] = 1 for o = d, else 0, one term is left: row d of every sample's Jacobian
+        dx[n,i] = ∂y[n,d]/∂x[n,i]
+    The trace takes i = d of row d:   trace[n] = sum_d ∂y[n,d]/∂x[n,d]
+    """
+    trace = np.zeros_like(y[:, 0])                     # (N,)
+    for d in range(y.shape[1]):
+        c = np.zeros_like(y)                           # (N, D)
+        c[:, d] = 1
+        trace += backward(c)[:, d]
+    return trace
+
+
+def keep_freed_arrays():
+    """Let the C library keep freed arrays of up to this size for reuse: that saves a page fault for every 4
+    KB.
+
+    glibc raises its threshold to the largest block that was freed, so one is freed here, at once.
+    """
+    np.empty(2**25 - 2**16, np.uint8)

@@ -1,0 +1,167 @@
+"""The seam: what npdiff asks of a library that computes, and the checks that every backend makes.
+
+A backend owns arrays and one kind of object, the denoiser: a network with its gradients and its optimiser.
+Everything else (schedule, closed forms, samplers, training) is written once and calls only what stands here.
+A new backend subclasses the two Protocols Denoiser and Backend; what has a body here is a default that it may
+keep. An entry point in the group `npdiff.backends` gives it a name. tests/toy_backend.py is a template.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+
+from npdiff.models import label_count
+from npdiff.nn.embedding import check_labels
+from npdiff.recipes import Recipe
+from npdiff.training import Batch, batches
+
+Params = dict[str, np.ndarray]
+"""NumPy arrays by name, in the layout of npdiff.models."""
+
+
+class Array(Protocol):
+    """What the shared code does with a backend's arrays. NumPy's and torch's can do all of it.
+
+    The other operand of an operator is an array of the same shape or a Python float. dtype is kept.
+    """
+
+    shape: tuple[int, ...]
+
+    def __add__(self, other: Self | float) -> Self: ...
+    def __radd__(self, other: float) -> Self: ...
+    def __sub__(self, other: Self | float) -> Self: ...
+    def __rsub__(self, other: float) -> Self: ...
+    def __mul__(self, other: Self | float) -> Self: ...
+    def __rmul__(self, other: float) -> Self: ...
+    def __truediv__(self, other: Self | float) -> Self: ...
+    def __neg__(self) -> Self: ...
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Self:
+        """Some samples of a batch."""
+
+    def clip(self, low: float, high: float) -> Self:
+        """Every element held in [low, high]."""
+
+    def sum(self, axis: int) -> Self:
+        """The sum along an axis. Likelihoods need it."""
+
+    def mean(self) -> Any:
+        """The mean of all elements, to be passed to float(). Likelihoods need it."""
+
+
+class Denoiser(Protocol):
+    """A network that predicts from (x_t, t), with its gradients and its optimiser."""
+
+    step: int
+    """Updates made so far."""
+
+    def predict(self, x: Array, t: int | np.ndarray, labels: np.ndarray | None = None) -> Array:
+        """The network's answer.   x (N, ...), t an int or integers (N,), labels integers (N,) -> (N, ...)
+
+        labels None means "no label".
+        """
+
+    def divergence(self, x: Array, t: int | np.ndarray, labels: np.ndarray | None = None) -> tuple[Array, Array]:
+        """The answer (N, D) to vectors x (N, D), and for each sample the trace of d answer / d x, (N,).
+
+        Raises ValueError for images.
+        """
+
+    def loss_and_grads(self, batch: Batch) -> tuple[float, dict[str, Array]]:
+        """The loss, the mean of weight times squared error, and its gradients under the parameters' names."""
+
+    def update(self, grads: dict[str, Array], lr: float) -> None:
+        """One step of Adam, then one of the moving average of the parameters where the denoiser keeps one."""
+
+    def train_step(self, batch: Batch, lr: float) -> float:
+        """A whole training step. Returns the loss; if that is not finite, nothing has changed.
+
+        A backend that fuses, compiles or distributes the step brings its own.
+        """
+        loss, grads = self.loss_and_grads(batch)
+        if np.isfinite(loss):
+            self.update(grads, lr)
+        return loss
+
+    def operations(self, x: Array, t: int | np.ndarray, labels: np.ndarray | None = None) -> dict[str, Array]:
+        """Every layer's output in the order of computation, by name. Images are channels-last."""
+
+    def export(self) -> Params:
+        """The whole state: params/NAME, ema/NAME where kept, adam_m/NAME, adam_v/NAME, step."""
+
+    def load(self, state: Params) -> None:
+        """Take over a state from any backend's export.
+
+        Raises ValueError, and changes nothing, if an array is missing, unknown or of another shape.
+        """
+
+
+class Backend(Protocol):
+    """A library on one device in one dtype. Its constructor takes (device, dtype, threads, options)."""
+
+    Options: ClassVar[type | None] = None
+    """A dataclass of the backend's own settings, all with defaults. On the command line each field is a flag."""
+
+    writes: bool = True
+    """Whether this process writes files. False on processes that only help another one (distributed training)."""
+
+    def asarray(self, x: np.ndarray) -> Array:
+        """A NumPy array as the backend's kind, in its dtype and on its device."""
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """The reverse. The dtype is kept."""
+
+    def make_denoiser(self, config: Any, params: Params, ema_decay: float = 0.0) -> Denoiser:
+        """A Denoiser of the network that config describes. ema_decay 0 keeps no average.
+
+        Raises ValueError if a parameter is missing, unknown or of another shape.
+        """
+
+    def batches(self, recipe: Recipe, seed: int, first_step: int = 1, data_dir: Any = None) -> Iterator[Batch]:
+        """The batches of training. The default is shared, and drawn on the host.
+
+        A backend that draws on its device brings its own; its numbers then differ from the other backends'.
+        """
+        return batches(recipe, self, seed, first_step, data_dir)
+
+    def about(self) -> str:
+        """The library, its version, the device and the threads, in words."""
+
+    def peak_memory(self) -> int:
+        """The most memory that this process has used on the device, in bytes."""
+
+
+def check_inputs(config, x, t, labels):
+    """Raise ValueError unless x, t and labels are what the network takes.
+
+    x is a batch (N, *config.data_shape), t one timestep or N of them, labels None or N of them.
+    """
+    if tuple(x.shape[1:]) != config.data_shape:
+        takes = ", ".join(map(str, config.data_shape))
+        raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (N, {takes})")
+    if np.shape(t) not in ((), (len(x),)):
+        raise ValueError(f"t has shape {np.shape(t)}; for {len(x)} samples it must be an int or ({len(x)},)")
+    if labels is not None:
+        check_labels(labels, len(x), label_count(config))
+
+
+def check_arrays(arrays, expected, what):
+    """Raise ValueError unless two dicts of arrays have the same names and shapes. The message calls them `what`."""
+    for name in expected:
+        if name not in arrays:
+            raise ValueError(f"{what} lack {name}")
+    for name, array in arrays.items():
+        if name not in expected:
+            raise ValueError(f"{what} hold {name}, which this network does not have")
+        needed = tuple(expected[name].shape)
+        if array.shape != needed:
+            raise ValueError(f"{what} hold {name} of shape {array.shape}; this network needs {needed}")
+
+
+def check_vectors(x):
+    """Raise ValueError unless x is a batch of vectors (N, D)."""
+    if len(x.shape) != 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; the trace of a Jacobian is for vectors (N, D): "
+                         "it takes one backward pass for each of their D numbers")

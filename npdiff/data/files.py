@@ -1,0 +1,29 @@
+"""Files, written whole or not at all."""
+
+import os
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path):
+    """Yields a free path beside `path`, with the same ending, for the caller to write a file to.
+
+    When the block ends, that file is renamed to `path`. If the block raises, that file goes away, and what was at
+    `path` stays. The folder is made where it is missing. Raises OSError where that cannot be done.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path, data):
+    """Write these bytes to path, whole."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)

@@ -1,0 +1,90 @@
+"""Sampling: draw new data with a trained network. The mathematics of each sampler is in samplers.py."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from npdiff.data import load_data
+from npdiff.diffusion import q_sample
+from npdiff.rng import generator
+from npdiff.samplers import SAMPLERS, check_variance, guided, time_pairs, to_x0_eps
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn. Raises ValueError for what no sampler takes."""
+    sampler: str = "ancestral"          # ancestral, ddim, dpm_solver_pp, heun, or naive_skip (wrong on purpose)
+    steps: int | None = None            # jumps from noise to data, 1..T; every timestep unless given
+    timestep_spacing: str = "trailing"  # leading, linspace or trailing: which timesteps are visited
+    variance: str | None = None         # of the ancestral sampler: beta or posterior; the recipe's unless given
+    eta: float = 0.0                    # share of fresh noise in DDIM: 0 none, 1 as the ancestral sampler
+    clip: float | None = None           # hold every estimate of x_0 in [-clip, clip]; no clipping unless given
+    guidance: float = 1.0               # w of classifier-free guidance: 0 ignores labels, 1 asks for them
+    start: str = "noise"                # noise: start at N(0, I). data: start at fresh data with noise added
+
+    def __post_init__(self):
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
+        if self.variance is not None:
+            check_variance(self.variance)
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; it must lie in [0, 1]")
+        if self.clip is not None and not 0 < self.clip < math.inf:
+            raise ValueError(f"clip is {self.clip}; it must be a positive number")
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance is {self.guidance}; it must be a finite number")
+        if self.start not in ("noise", "data"):
+            raise ValueError(f"start is {self.start!r}; it must be noise or data")
+
+    def options(self, recipe):
+        """The keyword arguments that only this sampler takes."""
+        own = {"ancestral": {"variance": self.variance or recipe.variance}, "ddim": {"eta": self.eta}}
+        return own.get(self.sampler, {})
+
+
+def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sampling(), x0=None):
+    """Draw n samples: the chosen sampler's generator, which yields (t, x) with x (n, ...).
+
+    All noise is drawn on the host, at the addresses (seed, draw, t). So backends agree, and `draw` 0, 1, ...
+    are independent sets. labels (n,) are what a conditional network is asked for. x0 (n, ...) is the data to
+    start from, where start is "data". Raises ValueError for values out of range.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; it must be at least 1")
+    if sampling.guidance != 1 and not recipe.conditional:
+        raise ValueError(f"guidance is {sampling.guidance}; {recipe.name} takes no labels, so it must be 1")
+    shape = (n, *recipe.model.data_shape)
+    if sampling.start == "data" and np.shape(x0) != shape:
+        raise ValueError(f"start is data, and x0 has shape {np.shape(x0)}; it must be {shape}")
+    schedule = recipe.make_schedule()
+    pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
+    first, _ = pairs[0]
+
+    def host_noise(t):
+        return generator(seed, "sample", draw * (schedule.T + 1) + t).standard_normal(shape)
+
+    x = host_noise(first)
+    if sampling.start == "data":
+        x = q_sample(x0, first, x, schedule)
+    predict = guided(denoiser.predict, labels, sampling.guidance)
+    denoise = to_x0_eps(predict, schedule, recipe.prediction_type, sampling.clip)
+    sampler = SAMPLERS[sampling.sampler]
+    return sampler(denoise, backend.asarray(x), schedule, lambda t: backend.asarray(host_noise(t)), pairs,
+                   **sampling.options(recipe))
+
+
+def labels_in_turn(recipe, n):
+    """What a conditional recipe is asked for: the classes in turn, integers (n,). None for other recipes."""
+    return np.arange(n) % recipe.model.classes if recipe.conditional else None
+
+
+def fresh_data(recipe, seed, n, draw=0, data_dir=None):
+    """n fresh draws of the recipe's data, without labels: (n, ...)."""
+    x0, _ = load_data(recipe.data, data_dir)(n, generator(seed, "data", draw))
+    return x0
+
+
+def data_to_start(recipe, sampling, seed, n, draw, data_dir):
+    """The fresh data (n, ...) that sampling starts from where its start is "data", else None."""
+    return fresh_data(recipe, seed, max(n, 0), draw, data_dir) if sampling.start == "data" else None

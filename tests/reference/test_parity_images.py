@@ -1,0 +1,352 @@
+"""The image networks by the checks of test_parity.py: hand-derived gradients against torch's autograd, one step, many steps, layer by layer, state."""
+
+import numpy as np
+import pytest
+import torch
+
+from npdiff.backends import load_backend
+from npdiff.training import Batch
+from npdiff.diffusion import q_sample
+from npdiff.models import MODELS, blocks, convnet, mlp, model_name, unet
+from npdiff.nn import mse_backward, mse_forward
+from npdiff.schedule import make_schedule
+from npdiff.verify.compare import parameter_distance
+from npdiff.verify.gradcheck import element_error, tensor_error
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))]
+UNETS, LEAN_UNETS, CONVNETS = 120, 60, 60
+
+SMALL_CONVNET = convnet.Config(size=8, features=8, time_dim=8, classes=3)
+SMALL_UNET = unet.Config(size=8, widths=(8, 16), groups=4, heads=2, time_dim=8, embedding_dim=16, classes=3)
+PLAIN_UNET = unet.Config(channels=3, size=8, widths=(8, 16), block_kind="plain", groups=2, attention_levels=0, time_dim=8, embedding_dim=16)
+
+
+def pair(dtype, device="cpu"):
+    return load_backend("numpy", dtype=dtype), load_backend("torch", device, dtype)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The networks here are far too small to share out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random_unet(rng, lean=False):
+    """Any kind and size. Unless lean, with two channels in each group and four positions at the lowest level: where a group is one channel, the norm
+    takes away whatever constant went before, and where it is two entries, nearly everything. Such gradients are zero, and what is computed is rounding."""
+    levels, groups, heads = (int(rng.integers(1, 4)) for _ in range(3))
+    unit = int(np.lcm((1 if lean else 2) * groups, heads))
+    return unet.Config(channels=int(rng.choice([1, 3])), size=2 ** (levels - 1) * int(rng.integers(1 if lean else 2, 5)),
+                       widths=tuple(unit * int(rng.integers(1, 3)) for _ in range(levels)), blocks=int(rng.integers(1, 3)),
+                       block_kind=str(rng.choice(["residual", "plain"])), groups=groups, attention_levels=int(rng.integers(0, levels + 1)), heads=heads,
+                       skips=bool(rng.integers(2)), time_dim=2 * int(rng.integers(1, 6)), embedding_dim=int(rng.integers(1, 9)),
+                       max_period=float(rng.uniform(10, 10000)), classes=int(rng.choice([0, 1, 4])))
+
+
+def random_convnet(rng):
+    return convnet.Config(channels=int(rng.choice([1, 3])), size=int(rng.integers(1, 9)), features=int(rng.integers(1, 9)),
+                          time_dim=2 * int(rng.integers(1, 6)), max_period=float(rng.uniform(10, 10000)), classes=int(rng.choice([0, 1, 4])))
+
+
+def random_params(config, rng, scale=0.3):
+    """All parameters moved off their starting values: zeros hide errors."""
+    return {name: array + scale * rng.standard_normal(array.shape) for name, array in MODELS[model_name(config)].init(config, rng).items()}
+
+
+def random_batch(config, rng, N):
+    """x, t, target, labels; labels are None where there are no classes, and in half of the other batches."""
+    x, target = rng.standard_normal((2, N, *config.data_shape))
+    labels = rng.integers(0, config.classes + 1, N) if config.classes and rng.integers(2) else None
+    return x, rng.integers(1, 1001, N), target, labels
+
+
+def loss_and_gradients(denoiser, x, t, target, labels):
+    """What NumPy computes: the output, the loss, and the gradient of every parameter and, under the name x, of the input."""
+    y, cache = denoiser.model.forward(denoiser.params, x, t, denoiser.config, labels)
+    loss, loss_cache = mse_forward(y, target)
+    dx, grads = denoiser.model.backward(mse_backward(loss_cache), cache)
+    return y, float(loss), {"x": dx} | grads
+
+
+def their_loss_and_gradients(denoiser, x, t, target, labels):
+    """The same of torch, as NumPy arrays."""
+    backend = denoiser.backend
+    x, target = backend.asarray(x).requires_grad_(), backend.asarray(target)
+    loss, grads = denoiser.loss_and_grads(Batch(1, x, t, target, labels))
+    dx, = torch.autograd.grad(torch.nn.functional.mse_loss(denoiser.output(x, t, labels), target), x)
+    y = denoiser.predict(x, t, labels)
+    return backend.to_numpy(y), loss, {name: backend.to_numpy(g) for name, g in ({"x": dx} | grads).items()}
+
+
+def compared(config, seed, backends, N, scale=0.3):
+    """-> the larger relative error of output and loss, the gradients by NumPy, the gradients by torch; the same random parameters and batch for both."""
+    rng = np.random.default_rng(seed)
+    params = random_params(config, rng, scale)
+    ours, theirs = (backend.make_denoiser(config, params) for backend in backends)
+    x, t, target, labels = random_batch(config, rng, N)
+    y, loss, grads = loss_and_gradients(ours, backends[0].asarray(x), t, backends[0].asarray(target), labels)
+    their_y, their_loss, their_grads = their_loss_and_gradients(theirs, x, t, target, labels)
+    assert set(grads) == set(their_grads)
+    return max(tensor_error(their_y, y), abs(their_loss - loss) / loss), grads, their_grads
+
+
+def worst_errors(grads, their_grads):
+    """The worst element of each gradient, relative to that gradient's largest entry."""
+    return {name: max(element_error(their_grads[name], g), tensor_error(their_grads[name], g)) for name, g in grads.items()}
+
+
+def worst_on_one_scale(grads, their_grads):
+    """The worst element of all gradients, relative to the largest entry of all."""
+    return max(abs(their_grads[name] - g).max() for name, g in grads.items()) / max(abs(g).max() for g in grads.values())
+
+
+def assert_parity(random_config, networks, device):
+    """Each of `networks` random networks to 1e-12, every gradient on its own scale."""
+    backends = pair("float64", device)
+    for seed in range(networks):
+        config = random_config(np.random.default_rng(seed))
+        error, grads, their_grads = compared(config, seed, backends, N=1 + seed % 3)
+        assert error <= 1e-12, (seed, config)
+        for name, gradient_error in worst_errors(grads, their_grads).items():
+            assert gradient_error <= 1e-12, (seed, config, name)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_forward_and_every_gradient_of_random_unets(device):
+    """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input, each on its own scale."""
+    assert_parity(random_unet, UNETS, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_unets_with_gradients_that_are_zero(device):
+    """Groups of one channel, images that end as one pixel: the same, but all gradients of a network on one scale."""
+    backends = pair("float64", device)
+    for seed in range(LEAN_UNETS):
+        config = random_unet(np.random.default_rng(seed), lean=True)
+        error, grads, their_grads = compared(config, seed, backends, N=2 + seed % 2)         # torch refuses to normalise one entry
+        assert max(error, worst_on_one_scale(grads, their_grads)) <= 1e-12, (seed, config)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_forward_and_every_gradient_of_random_convnets(device):
+    assert_parity(random_convnet, CONVNETS, device)
+
+
+def test_the_random_unets_hold_every_setting():
+    configs = [random_unet(np.random.default_rng(seed)) for seed in range(UNETS)]
+    for field, values in {"channels": {1, 3}, "blocks": {1, 2}, "block_kind": {"residual", "plain"}, "groups": {1, 2, 3}, "heads": {1, 2, 3},
+                          "attention_levels": {0, 1, 2, 3}, "skips": {True, False}, "classes": {0, 1, 4}, "levels": {1, 2, 3}}.items():
+        assert {getattr(config, field) for config in configs} == values
+    assert any(config.size % 2 for config in configs) and max(config.size for config in configs) == 16
+    labelled = [config.classes > 0 and random_batch(config, np.random.default_rng(seed), 1)[3] is not None for seed, config in enumerate(configs)]
+    assert 20 < sum(labelled) < sum(config.classes > 0 for config in configs) - 20
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"])
+def test_one_step_in_float32(config, device):
+    """Output, loss and every gradient near the untrained network; and from it, after an update by each with its own gradients, every parameter."""
+    backends = pair("float32", device)
+    for seed in range(10):
+        error, grads, their_grads = compared(config, seed, backends, N=4, scale=0.1)
+        assert error <= 1e-5, seed
+        for name, gradient_error in worst_errors(grads, their_grads).items():
+            assert gradient_error <= 1e-5, (seed, name)
+        assert {g.dtype for g in [*grads.values(), *their_grads.values()]} == {np.dtype(np.float32)}
+    ours, theirs = denoisers(config, backends)
+    for loss, their_loss in train_both(ours, theirs, 1):
+        assert abs(loss - their_loss) <= 1e-5 * loss
+    for name, array in ours.export().items():
+        if name.startswith("params/"):
+            assert tensor_error(theirs.export()[name], array) <= 1e-5, name
+
+
+def denoisers(config, backends, ema_decay=0.99, seed=0):
+    """One denoiser on each backend, from the same untrained parameters."""
+    params = MODELS[model_name(config)].init(config, np.random.default_rng(seed))
+    return [backend.make_denoiser(config, params, ema_decay) for backend in backends]
+
+
+def train_both(ours, theirs, steps, first_step=1, lr=1e-3):
+    """Train both on the same noised images, step by step: yields the two losses. The images are waves, the label their direction, one in four withheld."""
+    schedule, config = make_schedule("linear", 1000), ours.config
+    for step in range(first_step, first_step + steps):
+        rng = np.random.default_rng([1, step])
+        kind, waves = rng.integers(0, 3, 8), np.sin(np.arange(config.size) * rng.uniform(0.5, 2, (8, config.channels, 1)))
+        x0 = waves[:, :, :, None] * (kind != 1)[:, None, None, None] + waves[:, :, None, :] * (kind != 0)[:, None, None, None]
+        t, noise = rng.integers(1, 1001, 8), rng.standard_normal(x0.shape)
+        x = q_sample(x0, t, noise, schedule)
+        labels = np.where(rng.random(8) < 0.25, config.classes, kind) if config.classes else None
+        _, loss, grads = loss_and_gradients(ours, x.astype(ours.theta.dtype), t, noise.astype(ours.theta.dtype), labels)
+        ours.update(grads, lr)
+        their_loss, their_grads = theirs.loss_and_grads(Batch(1, theirs.backend.asarray(x), t, theirs.backend.asarray(noise), labels))
+        theirs.update(their_grads, lr)
+        yield loss, their_loss
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"])
+def test_200_steps_in_float64(config, device):
+    ours, theirs = denoisers(config, pair("float64", device))
+    losses = []
+    for loss, their_loss in train_both(ours, theirs, 200):
+        assert abs(loss - their_loss) <= 1e-8 * loss
+        losses.append(loss)
+    assert np.mean(losses[-20:]) < 0.9 * np.mean(losses[:20])
+    assert_same_state(ours, theirs, 1e-8)
+
+
+def test_the_distance_of_parameters_goes_by_their_names():
+    """A plain network's modules list convolution before norm, npdiff's parameters norm before convolution."""
+    ours, theirs = denoisers(PLAIN_UNET, pair("float64"))
+    assert list(ours.export()) != list(theirs.export()) and parameter_distance(ours, theirs) == 0
+    ours.theta *= 1.5
+    assert parameter_distance(ours, theirs) == pytest.approx(1 / 3, rel=1e-9)            # of the larger, the first
+
+
+def assert_same_state(ours, theirs, tolerance):
+    """Parameters, average and Adam's moments; a tensor that is rounding alone is held against the largest of its kind."""
+    ours, theirs = ours.export(), theirs.export()
+    assert set(ours) == set(theirs) and ours["step"] == theirs["step"]
+    scale = {}
+    for name, array in ours.items():
+        group = name.partition("/")[0]
+        scale[group] = max(scale.get(group, 0), abs(array).max())
+    for name, array in ours.items():
+        assert theirs[name].shape == array.shape and theirs[name].flags.c_contiguous
+        assert abs(theirs[name] - array).max() <= tolerance * scale[name.partition("/")[0]], name
+
+
+@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
+def test_state_travels_both_ways(config):
+    """Ten steps, the state handed to untrained denoisers of the other backend, ten steps more: all as without the journey."""
+    backends = pair("float64")
+    ours, theirs = denoisers(config, backends)
+    for _ in train_both(ours, theirs, 10):
+        pass
+    from_theirs, from_ours = denoisers(config, backends, seed=9)
+    from_ours.load(ours.export())
+    from_theirs.load(theirs.export())
+    exported = ours.export()
+    assert all((array == exported[name]).all() for name, array in from_ours.export().items()) and set(exported) == set(from_ours.export())
+    for pairs in ((ours, theirs), (from_theirs, from_ours)):
+        for _ in train_both(*pairs, 10, first_step=11):
+            pass
+    assert from_ours.step == from_theirs.step == 20
+    for other in (theirs, from_ours):
+        assert_same_state(ours, other, 1e-11)
+        assert_same_state(from_theirs, other, 1e-11)
+
+
+CONDITION = [("sinusoidal_embedding", "time.sinusoids"), ("linear", "time.linear1"), ("silu", "time.silu"), ("linear", "time.linear2")]
+RESIDUAL = [("group_norm", "norm1"), ("silu", "silu1"), ("conv2d", "conv1"), ("linear", "time"), ("add_channels", "add"), ("group_norm", "norm2"),
+            ("silu", "silu2"), ("conv2d", "conv2")]
+PLAIN = [("conv2d", "conv1"), ("group_norm", "norm1"), ("silu", "silu1"), ("linear", "time"), ("add_channels", "add"), ("conv2d", "conv2"),
+         ("group_norm", "norm2"), ("silu", "silu2")]
+ATTENTION = [("group_norm", "norm"), ("linear", "qkv"), ("attention", "attention"), ("linear", "out")]
+
+
+def inside(name, layers):
+    return [(ours, f"{name}.{theirs}") for ours, theirs in layers]
+
+
+LABEL, SHORTCUT = [("embedding_lookup", "label")], [("conv2d", "shortcut")]
+OPERATIONS = {
+    "convnet": (SMALL_CONVNET, [*CONDITION, *LABEL, ("conv2d", "conv1"), ("silu", "silu1"), ("add_channels", "add"), ("conv2d", "conv2"), ("silu", "silu2"),
+                                ("conv2d", "conv3")]),
+    "residual": (SMALL_UNET, [
+        *CONDITION, *LABEL, ("silu", "silu"), ("conv2d", "conv_in"), *inside("down1.block1", RESIDUAL), ("avg_pool", "pool"),
+        *inside("middle.block1", RESIDUAL + SHORTCUT), *inside("middle.attention1", ATTENTION), ("upsample", "upsample"), ("concat", "concat"),
+        *inside("up1.block1", RESIDUAL + SHORTCUT), ("group_norm", "norm_out"), ("silu", "silu_out"), ("conv2d", "conv_out")]),
+    "plain": (unet.Config(size=8, widths=(4, 6), block_kind="plain", groups=2, attention_levels=0, skips=False), [
+        *CONDITION, ("silu", "silu"), ("conv2d", "conv_in"), *inside("down1.block1", PLAIN), ("avg_pool", "pool"), *inside("middle.block1", PLAIN),
+        ("upsample", "upsample"), *inside("up1.block1", PLAIN), ("conv2d", "conv_out")])}
+
+
+def operations(config, labels=None):
+    """Both backends' operations on one random batch, and torch's with labels: two lists of (name, NumPy array)."""
+    rng = np.random.default_rng(0)
+    params = random_params(config, rng)
+    x, t, _, _ = random_batch(config, rng, 3)
+    ours, theirs = (backend.make_denoiser(config, params) for backend in pair("float64"))
+    return ours.operations(x, t), [(name, array.numpy()) for name, array in theirs.operations(theirs.backend.asarray(x), t, labels)]
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_operations_line_up(kind):
+    config, expected = OPERATIONS[kind]
+    ours, theirs = operations(config)
+    assert [(name, other) for (name, _), (other, _) in zip(ours, theirs, strict=True)] == expected
+    for (_, a), (other, b) in zip(ours, theirs):
+        assert a.shape == b.shape and element_error(b, a) <= 1e-12, other
+
+
+def test_operations_of_random_unets_line_up():
+    for seed in range(20):
+        ours, theirs = operations(random_unet(np.random.default_rng(seed)))
+        for (_, a), (other, b) in zip(ours, theirs, strict=True):
+            assert a.shape == b.shape and element_error(b, a) <= 1e-12, (seed, other)
+
+
+def test_operations_with_labels_differ_from_the_label_on():
+    _, without = operations(SMALL_UNET)
+    _, labelled = operations(SMALL_UNET, labels=np.array([0, 1, 2]))
+    assert [name for (name, a), (_, b) in zip(without, labelled) if (a != b).any()][0] == "label"
+
+
+def test_operations_find_the_layer_of_a_block_that_is_wrong(monkeypatch):
+    right = blocks.attention_forward
+    monkeypatch.setattr(blocks, "attention_forward", lambda qkv, heads: right(qkv * (1 + 1e-9), heads))
+    monkeypatch.setattr(blocks.attention_forward, "__module__", "npdiff.nn.attention")
+    ours, theirs = operations(SMALL_UNET)
+    first = [name for (_, a), (name, b) in zip(ours, theirs) if element_error(b, a) > 1e-12][0]
+    assert first == "middle.attention1.attention"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_gradients_are_the_same_bits_every_time(device):
+    """On CUDA too, sums run in a fixed order."""
+    config = unet.Config(channels=3, widths=(16, 32), groups=4, classes=10)
+    rng = np.random.default_rng(0)
+    backend = load_backend("torch", device)
+    denoiser = backend.make_denoiser(config, random_params(config, rng))
+    x, target = (backend.asarray(rng.standard_normal((16, 3, 28, 28))) for _ in range(2))
+    labels = np.arange(16) % 3
+    first, second = (denoiser.loss_and_grads(Batch(1, x, np.arange(1, 17), target, labels)) for _ in range(2))
+    assert first[0] == second[0] and all(torch.equal(g, second[1][name]) for name, g in first[1].items())
+
+
+@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
+def test_everything_stays_on_the_backends_device(config):
+    """As in test_parity.py, on torch's `meta` device."""
+    backend = load_backend("torch")
+    backend.device = torch.device("meta")
+    denoiser, = denoisers(config, [backend])
+    x = backend.asarray(np.zeros((4, *config.data_shape)))
+    assert denoiser.predict(x, 3).device.type == "meta" and denoiser.predict(x, 3, np.array([0, 1, 2, 3])).device.type == "meta"
+    assert all(p.device.type == "meta" for p in [*denoiser.parameters.values(), *denoiser.average.module.parameters()])
+
+
+@pytest.mark.parametrize("labels, message", [
+    (np.array([0, 1, 4]), "a label is 4; it must lie in 0..3"), (np.array([0, -1, 1]), "a label is -1"), (np.array([0.0, 1.0, 2.0]), "dtype float64"),
+    (np.array([0, 1]), "was given 3 samples"), (1, r"labels have shape \(\); this network has 3 classes")])
+@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
+def test_torch_refuses_wrong_labels(config, labels, message):
+    backend = load_backend("torch")
+    denoiser, = denoisers(config, [backend])
+    x = backend.asarray(np.zeros((3, *config.data_shape)))
+    for call in (lambda: denoiser.predict(x, 1, labels), lambda: denoiser.loss_and_grads(Batch(1, x, np.ones(3, int), x, labels)),
+                 lambda: denoiser.operations(x, 1, labels)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("config", [convnet.Config(features=2), PLAIN_UNET, mlp.SMALL], ids=["convnet", "unet", "mlp"])
+def test_torch_refuses_labels_of_a_network_without_classes(config):
+    backend = load_backend("torch")
+    denoiser, = denoisers(config, [backend])
+    with pytest.raises(ValueError, match="this network has 0 classes and was given 2 samples"):
+        denoiser.predict(backend.asarray(np.zeros((2, *config.data_shape))), 1, np.array([0, 0]))
