@@ -1,79 +1,140 @@
-"""A third backend, to prove that the seam is small: a linear model, y = x A + t c + d, on plain Python lists, fitted by gradient descent.
+"""A third backend, as a template for a fourth: a linear model on plain Python lists.
 
-It knows nothing of NumPy's networks; training, samplers and comparison run on it unchanged. Registered by tests/test_backend.py as an entry point.
+The network is y = x A + t c + d. It knows nothing of npdiff's networks, so it takes no parameters from them; training,
+samplers and comparison run on it unchanged. A real package would offer ToyBackend by an entry point:
+
+    [project.entry-points."npdiff.backends"]
+    toy = "toy_backend:ToyBackend"
 """
 
 import operator
+from dataclasses import dataclass
 
 import numpy as np
 
-
-def each(operation):
-    """The operation row by row, down to the numbers; a number on the right goes with every row."""
-    return lambda a, b: Rows(operation(x, y) for x, y in zip(a, b if isinstance(b, Rows) else [b] * len(a)))
+from npdiff.backends.protocols import Backend, Denoiser
 
 
 class Rows(list):
-    """An array of this library: a list of numbers, or of such lists, with the operators that npdiff's shared code uses."""
+    """An array of this library: a list of numbers, or a list of Rows. It can do what protocols.Array asks for."""
 
-    shape = property(lambda self: (len(self), len(self[0])))
-    __add__ = __radd__ = each(operator.add)
-    __sub__ = each(operator.sub)
-    __mul__ = __rmul__ = each(operator.mul)
-    __truediv__ = each(operator.truediv)
-    __getitem__ = lambda self, key: Rows(list.__getitem__(self, key)) if isinstance(key, slice) else list.__getitem__(self, key)
-    sum = lambda self, axis: Rows(sum(row) for row in self)
-    mean = lambda self: sum(sum(row) / len(row) for row in self) / len(self)
+    @property
+    def shape(self):
+        return (len(self), *self[0].shape) if self and isinstance(self[0], Rows) else (len(self),)
+
+    def each(self, operation, other):
+        """operation(mine, theirs) for every number. One number on the right goes with all of mine."""
+        others = other if isinstance(other, Rows) else [other] * len(self)
+        return Rows(x.each(operation, y) if isinstance(x, Rows) else operation(x, y)
+                    for x, y in zip(self, others, strict=True))
+
+    def __add__(self, other):
+        return self.each(operator.add, other)
+
+    def __sub__(self, other):
+        return self.each(operator.sub, other)
+
+    def __mul__(self, other):
+        return self.each(operator.mul, other)
+
+    def __truediv__(self, other):
+        return self.each(operator.truediv, other)
+
+    def __rsub__(self, other):
+        return self * -1.0 + other
+
+    def __neg__(self):
+        return self * -1.0
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __getitem__(self, rows):
+        return Rows(super().__getitem__(rows)) if isinstance(rows, slice) else super().__getitem__(rows)
+
+    def clip(self, low, high):
+        return self.each(lambda x, _: min(max(x, low), high), 0.0)
+
+    def sum(self, axis):
+        return Rows(sum(row) for row in self)                               # axis 1 of two is all that is asked for
+
+    def mean(self):
+        return sum(map(sum, self)) / sum(map(len, self))
 
 
-class ToyBackend:
-    def __init__(self, device="cpu", dtype="float64"):
-        self.made_for = device, dtype
+class ToyBackend(Backend):
+    """Lists on the CPU, float64."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """The backend's own settings: flags of `npdiff train --backend toy`."""
+        weight_decay: float = 0.0           # how far each step shrinks the weights, times lr
+
+    def __init__(self, device="cpu", dtype="float64", threads=None, options=None):
+        self.made_for, self.options = (device, dtype), options or self.Options()
 
     def asarray(self, x):
-        return Rows(Rows(row) for row in np.asarray(x, float).tolist())
+        x = np.asarray(x, float).tolist()
+        return Rows(Rows(row) for row in x) if x and isinstance(x[0], list) else Rows(x)
 
     def to_numpy(self, x):
         return np.array(x)
 
+    def make_denoiser(self, config, params, ema_decay=0.0):
+        return ToyDenoiser(config.data_dim, self.options)
+
     def about(self):
-        return "lists, slowly"
+        return "Python lists"
 
     def peak_memory(self):
         return 0
 
-    def make_denoiser(self, config, params, ema_decay=0.0):
-        return ToyDenoiser(config.data_dim)
 
+class ToyDenoiser(Denoiser):
+    """w has D + 2 rows of D numbers: those of A, then c, then d."""
 
-class ToyDenoiser:
-    def __init__(self, D):
-        self.D, self.step, self.w = D, 0, [[0.0] * D for _ in range(D + 2)]     # rows of A, then c, then d
+    def __init__(self, D, options):
+        self.D, self.options, self.step = D, options, 0
+        self.w, self.m, self.v = (Rows(Rows([0.0] * D) for _ in range(D + 2)) for _ in range(3))
 
-    def features(self, x, t):
+    def inputs(self, x, t):
+        """What w multiplies: x, t / 1000 and 1, (N, D + 2)."""
         times = t if np.ndim(t) else [t] * len(x)
-        return [[*row, time / 1000, 1.0] for row, time in zip(x, times)]
+        return [[*row, time / 1000, 1.0] for row, time in zip(x, times, strict=True)]
 
     def predict(self, x, t, labels=None):
-        return Rows(Rows(sum(f * w[o] for f, w in zip(row, self.w)) for o in range(self.D)) for row in self.features(x, t))
+        return Rows(Rows(sum(i * w[o] for i, w in zip(row, self.w, strict=True)) for o in range(self.D))
+                    for row in self.inputs(x, t))
 
     def divergence(self, x, t, labels=None):
         return self.predict(x, t), Rows([sum(self.w[d][d] for d in range(self.D))] * len(x))
 
-    def operations(self, x, t, labels=None):
-        return [("linear", self.predict(x, t))]
-
-    def loss_and_grads(self, x_t, t, target, labels=None, weight=None):
-        error, rows, M = self.predict(x_t, t) - target, self.features(x_t, t), len(x_t) * self.D
-        grads = [[sum(2 / M * e[o] * f[i] for e, f in zip(error, rows)) for o in range(self.D)] for i in range(self.D + 2)]
-        return sum(e * e for row in error for e in row) / M, {"w": grads}
+    def loss_and_grads(self, batch):
+        """loss = 1/(N D) sum_no weight[n] error[n,o]^2     dw[i,o] = 2/(N D) sum_n weight[n] error[n,o] inputs[n,i]"""
+        N, D = len(batch.x_t), self.D
+        error, inputs = self.predict(batch.x_t, batch.t) - batch.target, self.inputs(batch.x_t, batch.t)
+        weight = [1.0] * N if batch.weight is None else batch.weight.tolist()
+        loss = sum(weight[n] * error[n][o] ** 2 for n in range(N) for o in range(D)) / (N * D)
+        dw = Rows(Rows(2 / (N * D) * sum(weight[n] * error[n][o] * inputs[n][i] for n in range(N)) for o in range(D))
+                  for i in range(D + 2))
+        return loss, {"w": dw}
 
     def update(self, grads, lr):
+        """Adam, with an average of g and of g^2 as in npdiff.optim.adam."""
         self.step += 1
-        self.w = [[w - 0.2 * g for w, g in zip(*rows)] for rows in zip(self.w, grads["w"])]
+        g = grads["w"]
+        self.m = self.m * 0.9 + g * 0.1
+        self.v = self.v * 0.999 + g * g * 0.001
+        m_hat, v_hat = self.m / (1 - 0.9 ** self.step), self.v / (1 - 0.999 ** self.step)
+        self.w = self.w * (1 - lr * self.options.weight_decay)
+        self.w = self.w - m_hat.each(lambda m, v: m / (v ** 0.5 + 1e-8), v_hat) * lr
+
+    def operations(self, x, t, labels=None):
+        return {"linear": self.predict(x, t)}
 
     def export(self):
-        return {"params/w": np.array(self.w), "step": np.array(self.step)}
+        arrays = {"params/w": self.w, "adam_m/w": self.m, "adam_v/w": self.v}
+        return {name: np.array(rows) for name, rows in arrays.items()} | {"step": np.array(self.step)}
 
     def load(self, state):
-        self.w, self.step = state["params/w"].tolist(), int(state["step"])
+        self.w, self.m, self.v = (Rows(map(Rows, state[name].tolist())) for name in ("params/w", "adam_m/w", "adam_v/w"))
+        self.step = int(state["step"])

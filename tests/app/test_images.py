@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from matplotlib.image import imread
 from npdiff.app import figures
 from npdiff.app.cli import main
 from npdiff.app.runs import SHOWN
-from npdiff.backends import numpy as backend_module
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.data import load_data
 from npdiff.diffusion import prior_kl
@@ -45,20 +43,19 @@ def test_shards_change_nothing(N):
     denoiser = moved(new_denoiser(backend, recipe, 0))
     batch = next(batches(recipe, backend, 0))
     loss, grads = denoiser.loss_and_grads(batch)
-    y, cache = unet.forward(denoiser.params, x_t, t, recipe.model, labels)
-    whole_loss, loss_cache = mse_forward(y, target)
-    _, whole = unet.backward(mse_backward(loss_cache), cache)
+    y, cache = unet.forward(denoiser.params, batch.x_t, batch.t, recipe.model, batch.labels)
+    whole_loss, loss_cache = mse_forward(y, batch.target)
+    _, whole = unet.backward(mse_backward(loss_cache), cache, recipe.model)
     assert loss == pytest.approx(whole_loss, rel=1e-13)
     for name, g in grads.items():
         np.testing.assert_allclose(g, whole[name], rtol=0, atol=1e-13 * abs(whole[name]).max() + 1e-18, err_msg=name)
-    np.testing.assert_allclose(denoiser.predict(x_t, t, labels), y, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(denoiser.predict(batch.x_t, batch.t, batch.labels), y, rtol=1e-12, atol=1e-14)
 
 
-def test_the_number_of_threads_changes_no_byte(monkeypatch):
+def test_the_number_of_threads_changes_no_byte():
     states = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(backend_module, "THREADS", ThreadPoolExecutor(threads))
-        backend = NumpyBackend()
+        backend = NumpyBackend(threads=threads)
         denoiser = new_denoiser(backend, replace(TINY, batch_size=40), 0)
         for _ in train(denoiser, backend, replace(TINY, batch_size=40), 0):
             pass

@@ -54,7 +54,7 @@ def test_planted_error(name):
     """A spoilt tensor is far outside what test_gradients allows, and only that tensor is."""
 
     def spoilt(dlogits, cache):
-        dx, grads = judge.backward(dlogits, cache)
+        dx, grads = judge.backward(dlogits, cache, config)
         gradients = {"x": dx} | grads
         gradients[name] = 1.0005 * gradients[name]
         return gradients.pop("x"), gradients

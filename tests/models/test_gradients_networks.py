@@ -86,7 +86,7 @@ def test_whole_networks_in_float32():
         params = {name: array.astype(np.float32) for name, array in model.init(config, rng).items()}
         x = rng.standard_normal((2, *config.data_shape)).astype(np.float32)
         y, cache = model.forward(params, x, np.array([1, 1000]), config)
-        dx, grads = model.backward(y, cache)
+        dx, grads = model.backward(y, cache, config)
         assert y.shape == dx.shape == x.shape
         assert {name: array.shape for name, array in grads.items()} == {name: array.shape for name, array in params.items()}
         assert {array.dtype for array in [y, dx, *grads.values()]} == {np.dtype(np.float32)}
@@ -121,7 +121,7 @@ def test_planted_error_in_a_tensor(name, spoil):
     config = unet.Config(**SMALL | dict(size=2, channels=2, classes=2))
 
     def spoilt(dy, cache):
-        dx, grads = unet.backward(dy, cache)
+        dx, grads = unet.backward(dy, cache, config)
         gradients = {"x": dx} | grads
         gradients[name] = spoil(gradients[name])
         return gradients.pop("x"), gradients

@@ -106,7 +106,7 @@ def test_float32_stays_float32():
     params = {name: array.astype(np.float32) for name, array in mlp.init(config, rng).items()}
     y, cache = mlp.forward(params, rng.standard_normal((5, 2)).astype(np.float32), np.arange(1, 6), config)
     loss, loss_cache = nn.mse_forward(y, np.zeros_like(y))
-    dx, grads = mlp.backward(nn.mse_backward(loss_cache), cache)
+    dx, grads = mlp.backward(nn.mse_backward(loss_cache), cache, config)
     assert {array.dtype for array in [y, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
 
 
@@ -152,8 +152,8 @@ def test_planted_error_in_a_tensor(name, spoil):
         forward = staticmethod(mlp.forward)
 
         @staticmethod
-        def backward(dy, cache):
-            dx, grads = mlp.backward(dy, cache)
+        def backward(dy, cache, config):
+            dx, grads = mlp.backward(dy, cache, config)
             gradients = {"x": dx} | grads
             gradients[name] = spoil(gradients[name])
             return gradients.pop("x"), gradients

@@ -46,6 +46,7 @@ def test_forward_and_every_gradient_of_random_networks(device):
         recipe = random_recipe(np.random.default_rng(seed))
         seen.add((recipe.prediction_type, recipe.loss_weight))
         batch = next(batches(recipe, numpy, seed))
+        x_t, t = batch.x_t, batch.t
         ours, theirs = new_denoiser(numpy, recipe, seed), new_denoiser(reference, recipe, seed)
         assert tensor_error(reference.to_numpy(theirs.predict(reference.asarray(x_t), t)), ours.predict(x_t, t)) <= 1e-12
         loss, grads = ours.loss_and_grads(batch)
@@ -55,7 +56,7 @@ def test_forward_and_every_gradient_of_random_networks(device):
             assert max(tensor_error(reference.to_numpy(their_grads[name]), g), element_error(reference.to_numpy(their_grads[name]), g)) <= 1e-12, (seed, name)
         y, cache = mlp.forward(ours.params, x_t, t, recipe.model)
         dy = np.random.default_rng(seed).standard_normal(y.shape)
-        dx, _ = mlp.backward(dy, cache)
+        dx, _ = mlp.backward(dy, cache, recipe.model)
         x = reference.asarray(x_t).requires_grad_()
         their_dx, = torch.autograd.grad(theirs.module(x, theirs.timesteps(t, len(x))), x, reference.asarray(dy))
         assert element_error(reference.to_numpy(their_dx), dx) <= 1e-12, seed

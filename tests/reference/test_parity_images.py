@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from npdiff.backends import load_backend
-from npdiff.training import Batch
 from npdiff.diffusion import q_sample
 from npdiff.models import MODELS, blocks, convnet, mlp, model_name, unet
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.schedule import make_schedule
+from npdiff.training import Batch
 from npdiff.verify.compare import parameter_distance
 from npdiff.verify.gradcheck import element_error, tensor_error
 
@@ -67,7 +67,7 @@ def loss_and_gradients(denoiser, x, t, target, labels):
     """What NumPy computes: the output, the loss, and the gradient of every parameter and, under the name x, of the input."""
     y, cache = denoiser.model.forward(denoiser.params, x, t, denoiser.config, labels)
     loss, loss_cache = mse_forward(y, target)
-    dx, grads = denoiser.model.backward(mse_backward(loss_cache), cache)
+    dx, grads = denoiser.model.backward(mse_backward(loss_cache), cache, denoiser.config)
     return y, float(loss), {"x": dx} | grads
 
 
