@@ -67,9 +67,9 @@ def print_first_step(names, operations, gradients):
     """The table of where two backends part in their first training step."""
     print(f"the first training step, {names[1]} against {names[0]}")
     print(f"  {'layer':32}{'elements that differ':>22}{'at most, in ULPs':>18}")
-    for name, other, differing, size, ulps in operations:
-        print(f"  {f'{name} / {other}':32}{f'{differing:,} of {size:,}':>22}{ulps:18,.1f}")
-    parting = next((f"{name} / {other}" for name, other, differing, *_ in operations if differing), "none")
+    for name, (differing, size, ulps) in operations.items():
+        print(f"  {name:32}{f'{differing:,} of {size:,}':>22}{ulps:18,.1f}")
+    parting = next((name for name, (differing, *_) in operations.items() if differing), "none")
     print(f"  the first layer whose outputs differ: {parting}")
     print(f"  {'gradient':32}{'relative difference':>22}")
     for name, difference in gradients.items():

@@ -29,6 +29,7 @@ from npdiff.models.layers import (
     silu_back,
 )
 from npdiff.nn.attention import softmax
+from npdiff.nn.embedding import check_labels
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 CHUNK = 32              # images classified at once: few enough that their features stay in cache
@@ -162,7 +163,7 @@ def class_accuracy(images, labels, params=None):
 
     Raises ValueError as classify does, for no images, and for labels that are not one class for each image.
     """
-    labels = np.asarray(labels)
-    if not len(images) or labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= Config().classes:
-        raise ValueError(f"labels are {labels.shape} {labels.dtype}; for {len(images)} images they must be as many integers in 0..9, at least one")
+    if not len(images):
+        raise ValueError("there are no images; class_accuracy takes at least one")
+    labels = check_labels(labels, len(images), Config().classes)
     return float((classify(images, params).argmax(1) == labels).mean())

@@ -7,6 +7,9 @@ blocks.py.
 """
 
 from npdiff.models import convnet, mlp, unet
+from npdiff.models.checks import is_image, label_count
+
+__all__ = ["MODELS", "convnet", "is_image", "label_count", "mlp", "model_name", "unet"]
 
 MODELS = {"mlp": mlp, "convnet": convnet, "unet": unet}
 
@@ -14,14 +17,3 @@ MODELS = {"mlp": mlp, "convnet": convnet, "unet": unet}
 def model_name(config):
     """The key of MODELS whose Config this is."""
     return next(name for name, module in MODELS.items() if isinstance(config, module.Config))
-
-
-def is_image(config):
-    """Whether the network is for images (N, C, H, W). Otherwise it is for points (N, D)."""
-    return len(config.data_shape) == 3
-
-
-def label_count(config):
-    """How many labels the network knows: its classes and "no label", or 0 if it takes no labels."""
-    classes = getattr(config, "classes", 0)
-    return classes + 1 if classes else 0

@@ -9,6 +9,7 @@ entries. Images are channels-last inside: x (N, H, W, C).
 
 import numpy as np
 
+from npdiff.models.checks import label_count
 from npdiff.models.layers import (
     add_channels,
     add_channels_back,
@@ -30,6 +31,7 @@ from npdiff.models.layers import (
     silu_back,
     sinusoids,
 )
+from npdiff.nn.embedding import check_labels
 
 
 def init_condition(params, time_dim, embedding_dim, classes, rng):
@@ -50,11 +52,11 @@ def condition_forward(params, t, labels, cache, config, dtype):
     h = linear(h, params, cache, "time.linear1")                                # (N, E)
     h = silu(h, cache, "time.linear1.silu")
     e = linear(h, params, cache, "time.linear2")                                # (N, E)
+    if labels is not None:
+        check_labels(labels, len(t), label_count(config))
     if config.classes:
         labels = np.full(len(t), config.classes) if labels is None else labels
         e = e + lookup(labels, params, cache, "label")                          # (N, E)
-    elif labels is not None:
-        raise ValueError("labels are given; this network takes none")
     return e
 
 

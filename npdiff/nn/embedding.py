@@ -80,7 +80,7 @@ def check_labels(labels, N, K):
     """labels as an array (N,). Raises ValueError unless they are N integers in 0..K-1; K = 0 takes none."""
     labels = np.asarray(labels)
     if K == 0:
-        raise ValueError(f"labels are given, of shape {labels.shape}; this network takes none")
+        raise ValueError(f"labels have shape {labels.shape}; this network has 0 classes and takes no labels")
     if labels.shape != (N,) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels have shape {labels.shape} and dtype {labels.dtype}; "
                          f"for {N} samples they must be ({N},) integers in 0..{K - 1}")

@@ -32,14 +32,14 @@ def ulps(a, b):
 def compare_operations(backends, recipe, seed):
     """The forward of the first training step, layer by layer, for two backends.
 
-    -> a list of (the first's name of the layer, the second's, elements that differ, elements, largest difference in
-    ULPs).
+    -> {name of the layer: (elements that differ, elements, largest difference in ULPs)}. Raises ValueError where the
+    backends' layers have other names.
     """
     first, second = (operations_of_first_step(backend, recipe, seed) for backend in backends)
-    rows = []
-    for (name, a), (other, b) in zip(first.items(), second.items(), strict=True):
-        rows.append((name, other, int((a != b).sum()), a.size, float(ulps(a, b).max())))
-    return rows
+    if list(first) != list(second):
+        raise ValueError(f"the backends have other layers: {', '.join(first)}; {', '.join(second)}")
+    return {name: (int((a != second[name]).sum()), a.size, float(ulps(a, second[name]).max()))
+            for name, a in first.items()}
 
 
 def operations_of_first_step(backend, recipe, seed):

@@ -127,7 +127,7 @@ class TorchDenoiser(Denoiser):
         outputs, hooks = {}, []
         for name, layer in self.module.named_modules():
             if not list(layer.children()):
-                def note(layer, inputs, y, name=name):
+                def note(layer, inputs, y, name=name.replace("_silu", ".silu")):      # npdiff's name of it
                     outputs[name] = channels_last(y)
                 hooks.append(layer.register_forward_hook(note))
         self.predict(x, t, labels)

@@ -60,7 +60,7 @@ class ImageNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.time = nn.Sequential(OrderedDict(
-            sinusoids=TimeEmbedding(config.time_dim, config.max_period), linear1=nn.Linear(config.time_dim, embedding_dim), silu=nn.SiLU(),
+            sinusoids=TimeEmbedding(config.time_dim, config.max_period), linear1=nn.Linear(config.time_dim, embedding_dim), linear1_silu=nn.SiLU(),
             linear2=nn.Linear(embedding_dim, embedding_dim)))
         if config.classes:
             self.label = nn.Embedding(config.classes + 1, embedding_dim)
@@ -77,15 +77,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs, outputs, config):
         super().__init__()
-        self.norm1, self.silu1, self.conv1 = norm(config.groups, inputs), nn.SiLU(), conv(inputs, outputs)
+        self.norm1, self.norm1_silu, self.conv1 = norm(config.groups, inputs), nn.SiLU(), conv(inputs, outputs)
         self.time, self.add = nn.Linear(config.embedding_dim, outputs), AddChannels()
-        self.norm2, self.silu2, self.conv2 = norm(config.groups, outputs), nn.SiLU(), conv(outputs, outputs)
+        self.norm2, self.norm2_silu, self.conv2 = norm(config.groups, outputs), nn.SiLU(), conv(outputs, outputs)
         self.shortcut = conv(inputs, outputs, k=1) if inputs != outputs else None
 
     def forward(self, x, e):
-        h = self.conv1(self.silu1(self.norm1(x)))                                               # (N, O, H, W)
+        h = self.conv1(self.norm1_silu(self.norm1(x)))                                               # (N, O, H, W)
         h = self.add(h, self.time(e))
-        h = self.conv2(self.silu2(self.norm2(h)))
+        h = self.conv2(self.norm2_silu(self.norm2(h)))
         return (self.shortcut(x) if self.shortcut else x) + h
 
 
@@ -94,14 +94,14 @@ class PlainBlock(nn.Module):
 
     def __init__(self, inputs, outputs, config):
         super().__init__()
-        self.conv1, self.norm1, self.silu1 = conv(inputs, outputs), norm(config.groups, outputs), nn.SiLU()
+        self.conv1, self.norm1, self.norm1_silu = conv(inputs, outputs), norm(config.groups, outputs), nn.SiLU()
         self.time, self.add = nn.Linear(config.embedding_dim, outputs), AddChannels()
-        self.conv2, self.norm2, self.silu2 = conv(outputs, outputs), norm(config.groups, outputs), nn.SiLU()
+        self.conv2, self.norm2, self.norm2_silu = conv(outputs, outputs), norm(config.groups, outputs), nn.SiLU()
 
     def forward(self, x, e):
-        h = self.silu1(self.norm1(self.conv1(x)))                                               # (N, O, H, W)
+        h = self.norm1_silu(self.norm1(self.conv1(x)))                                               # (N, O, H, W)
         h = self.add(h, self.time(e))
-        return self.silu2(self.norm2(self.conv2(h)))
+        return self.norm2_silu(self.norm2(self.conv2(h)))
 
 
 class AttentionBlock(nn.Module):

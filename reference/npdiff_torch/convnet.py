@@ -10,14 +10,14 @@ class ConvNet(ImageNetwork):
 
     def __init__(self, config):
         super().__init__(config, config.features)
-        self.conv1, self.silu1 = conv(config.channels, config.features), nn.SiLU()
+        self.conv1, self.conv1_silu = conv(config.channels, config.features), nn.SiLU()
         self.add = AddChannels()
-        self.conv2, self.silu2 = conv(config.features, config.features), nn.SiLU()
+        self.conv2, self.conv2_silu = conv(config.features, config.features), nn.SiLU()
         self.conv3 = conv(config.features, config.channels)
 
     def forward(self, x, t, labels=None):
         e = self.condition(t, labels)                                                           # (N, F)
-        h = self.silu1(self.conv1(x))                                                           # (N, F, H, W)
+        h = self.conv1_silu(self.conv1(x))                                                           # (N, F, H, W)
         h = self.add(h, e)
-        h = self.silu2(self.conv2(h))
+        h = self.conv2_silu(self.conv2(h))
         return self.conv3(h)

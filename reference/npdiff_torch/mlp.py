@@ -42,12 +42,12 @@ class MLP(nn.Module):
         for k, (inputs, outputs) in enumerate(zip(config.widths[:-1], config.widths[1:]), start=1):
             setattr(self, f"linear{k}", nn.Linear(inputs, outputs))
             if k < self.depth:
-                setattr(self, f"silu{k}", nn.SiLU())
+                setattr(self, f"linear{k}_silu", nn.SiLU())
 
     def forward(self, x, t):
         time = self.time(t)
         inputs = [x, self.fourier(x), time] if hasattr(self, "fourier") else [x, time]
         h = torch.cat(inputs, dim=1)
         for k in range(1, self.depth):
-            h = getattr(self, f"silu{k}")(getattr(self, f"linear{k}")(h))
+            h = getattr(self, f"linear{k}_silu")(getattr(self, f"linear{k}")(h))
         return getattr(self, f"linear{self.depth}")(h)

@@ -29,28 +29,33 @@ class UNet(ImageNetwork):
 
     def __init__(self, config):
         super().__init__(config, config.embedding_dim)
-        self.silu = nn.SiLU()
+        self.condition_silu = nn.SiLU()
         self.conv_in = conv(config.channels, config.widths[0])
-        self.pool, self.upsample, self.concat = nn.AvgPool2d(2), nn.Upsample(scale_factor=2, mode="nearest"), Concat()
         for name, level, inputs in config.stages():
-            setattr(self, name, Stage(level, inputs, config))
+            stage = Stage(level, inputs, config)
+            if name.startswith("up"):
+                stage.upsample, stage.concat = nn.Upsample(scale_factor=2, mode="nearest"), Concat()
+            if name.startswith("down"):
+                stage.pool = nn.AvgPool2d(2)
+            setattr(self, name, stage)
         if config.block_kind == "residual":
-            self.norm_out, self.silu_out = norm(config.groups, config.widths[0]), nn.SiLU()
+            self.norm_out, self.norm_out_silu = norm(config.groups, config.widths[0]), nn.SiLU()
         self.conv_out = conv(config.widths[0], config.channels)
 
     def forward(self, x, t, labels=None):
-        e = self.silu(self.condition(t, labels))                                                # (N, E)
+        e = self.condition_silu(self.condition(t, labels))                                                # (N, E)
         h = self.conv_in(x)                                                                     # (N, widths[0], H, W)
         skips = {}
         for name, level, _ in self.config.stages():
+            stage = getattr(self, name)
             if name.startswith("up"):
-                h = self.upsample(h)
+                h = stage.upsample(h)
                 if self.config.skips:
-                    h = self.concat(h, skips.pop(level))
-            h = getattr(self, name)(h, e)
+                    h = stage.concat(h, skips.pop(level))
+            h = stage(h, e)
             if name.startswith("down"):
                 skips[level] = h
-                h = self.pool(h)
+                h = stage.pool(h)
         if self.config.block_kind == "residual":
-            h = self.silu_out(self.norm_out(h))
+            h = self.norm_out_silu(self.norm_out(h))
         return self.conv_out(h)

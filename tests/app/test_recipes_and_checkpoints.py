@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from npdiff.app import checkpoint
+from npdiff.data import files
+from npdiff.data.files import write_bytes
 from npdiff.models import mlp
 from npdiff.recipes import MOONS, RECIPES, get_recipe, recipe_from_dict, recipe_to_dict
 from npdiff.schedule import make_schedule
@@ -75,14 +77,14 @@ def test_an_existing_directory_is_left_alone(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    write_bytes(path, b"old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, b"new")
+        write_bytes(path, b"new")
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

@@ -30,7 +30,7 @@ def check_judge(config, rng, derivative=complex_step, backward=judge.backward):
 
     def loss_backward(dloss, caches):
         cache, loss_cache = caches
-        dx, grads = backward(dloss * cross_entropy_backward(loss_cache), cache)
+        dx, grads = backward(dloss * cross_entropy_backward(loss_cache), cache, config)
         return {"x": dx} | grads
 
     errors = check_gradients(forward, loss_backward, {"x": x} | params, rng, derivative)
@@ -53,7 +53,7 @@ def test_central_difference_agrees():
 def test_planted_error(name):
     """A spoilt tensor is far outside what test_gradients allows, and only that tensor is."""
 
-    def spoilt(dlogits, cache):
+    def spoilt(dlogits, cache, config):
         dx, grads = judge.backward(dlogits, cache, config)
         gradients = {"x": dx} | grads
         gradients[name] = 1.0005 * gradients[name]
@@ -70,7 +70,7 @@ def test_float32_at_full_size():
     x = rng.standard_normal((2, 1, 28, 28), np.float32)
     logits, cache = judge.forward(params, x, config)
     loss, loss_cache = cross_entropy_forward(logits, np.array([3, 9]))
-    dx, grads = judge.backward(cross_entropy_backward(loss_cache), cache)
+    dx, grads = judge.backward(cross_entropy_backward(loss_cache), cache, config)
     assert logits.shape == (2, 10) and dx.shape == x.shape
     assert {name: array.shape for name, array in grads.items()} == {name: array.shape for name, array in params.items()}
     assert {array.dtype for array in [logits, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
@@ -135,9 +135,9 @@ def test_bad_images_are_refused():
 
 @pytest.mark.parametrize("labels", [[0], [0, 10], [-1, 0], [0.0, 1.0], [[0, 1]], 0])
 def test_bad_labels_are_refused(labels):
-    with pytest.raises(ValueError, match="for 2 images they must be as many integers in 0..9"):
+    with pytest.raises(ValueError, match="for 2 samples they must be|a label is"):
         judge.class_accuracy(np.zeros((2, 1, 28, 28)), labels)
-    with pytest.raises(ValueError, match="for 0 images"):
+    with pytest.raises(ValueError, match="there are no images"):
         judge.class_accuracy(np.zeros((0, 1, 28, 28)), np.zeros(0, int))
 
 
@@ -147,7 +147,7 @@ def test_bad_labels_are_refused(labels):
 def test_bad_config_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         judge.Config(**changes)
-    with pytest.raises(ValueError, match=r"shape \(1, 8, 8\); the judge takes \(1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 8, 8\); this network takes \(1, 4, 4\)"):
         judge.forward(judge.init(SMALL, np.random.default_rng(0)), np.zeros((2, 1, 8, 8)), SMALL)
 
 

@@ -15,7 +15,7 @@ def check_network(model, config, labels, rng, images=2, backward=None):
     x, t = rng.standard_normal((images, *config.data_shape)), rng.integers(1, 1001, images)
 
     def named_backward(dy, cache):
-        dx, grads = (backward or model.backward)(dy, cache)
+        dx, grads = (backward or model.backward)(dy, cache, config)
         return {"x": dx} | grads
 
     errors = check_gradients(lambda x, **params: model.forward(params, x, t, config, labels), named_backward, {"x": x} | params, rng)
@@ -106,7 +106,7 @@ def test_bad_config_is_refused(model, changes, message):
 @pytest.mark.parametrize("model", [convnet, unet])
 def test_bad_images_and_labels_are_refused(model):
     for classes, x_shape, labels, message in [(0, (2, 1, 32, 32), None, r"\(1, 32, 32\); this network takes \(1, 28, 28\)"),
-                                              (0, (2, 1, 28, 28), [0, 1], "0 classes"), (3, (2, 1, 28, 28), [0, 1, 2], "given 2 samples"),
+                                              (0, (2, 1, 28, 28), [0, 1], "0 classes"), (3, (2, 1, 28, 28), [0, 1, 2], "for 2 samples"),
                                               (3, (2, 1, 28, 28), [0, 4], "label is 4; it must lie in 0..3")]:
         config = model.Config(classes=classes)
         with pytest.raises(ValueError, match=message):
@@ -120,7 +120,7 @@ def test_planted_error_in_a_tensor(name, spoil):
     """A spoilt tensor of the whole U-Net is far outside what test_unet allows, and only that tensor is."""
     config = unet.Config(**SMALL | dict(size=2, channels=2, classes=2))
 
-    def spoilt(dy, cache):
+    def spoilt(dy, cache, config):
         dx, grads = unet.backward(dy, cache, config)
         gradients = {"x": dx} | grads
         gradients[name] = spoil(gradients[name])

@@ -249,7 +249,7 @@ def test_cross_entropy_values():
 
 
 @pytest.mark.parametrize("labels, message", [
-    ([0, 3], "a label is 3; it must lie in 0..2"), ([-1, 0], "a label is -1"), ([0], r"shape \(1,\).* for 2 rows"), ([0.0, 1.0], "dtype float64")])
+    ([0, 3], "a label is 3; it must lie in 0..2"), ([-1, 0], "a label is -1"), ([0], r"shape \(1,\).* for 2 samples"), ([0.0, 1.0], "dtype float64")])
 def test_bad_labels_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         nn.cross_entropy_forward(np.zeros((2, 3)), np.array(labels))

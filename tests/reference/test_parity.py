@@ -11,7 +11,7 @@ from npdiff.app.checkpoint import sampling_weights
 from npdiff.backends import load_backend
 from npdiff.data import load_data
 from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
-from npdiff.models import mlp, unet
+from npdiff.models import layers, mlp, unet
 from npdiff.recipes import MOONS, SHAPES, TEXTBOOK_MOONS, Recipe
 from npdiff.rng import generator
 from npdiff.samplers import SAMPLERS
@@ -34,7 +34,7 @@ def random_recipe(rng):
                        max_period=float(rng.uniform(10, 10000)), fourier_features=int(rng.integers(0, 6)), fourier_scale=float(rng.uniform(0.5, 2)))
     return Recipe(name="random", data="moons", model=model, schedule=str(rng.choice(["linear", "rescaled_linear", "cosine", "sigmoid", "karras"])),
                   num_train_timesteps=int(rng.integers(2, 1000)), batch_size=int(rng.integers(1, 40)), steps=1, lr=1e-3,
-                  prediction_type=str(rng.choice(PREDICTION_TYPES)), loss_weight=str(rng.choice(LOSS_WEIGHTS)), ema_decay=float(rng.choice([0, 0.99])))
+                  prediction_type=str(rng.choice(list(PREDICTION_TYPES))), loss_weight=str(rng.choice(LOSS_WEIGHTS)), ema_decay=float(rng.choice([0, 0.99])))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -96,17 +96,18 @@ def test_one_step_in_float32(recipe, device):
 def test_operations_line_up():
     recipe = replace(MOONS, batch_size=8)
     rows = compare_operations(pair("float64"), recipe, 0)
-    assert [name for name, *_ in rows] == ["sinusoidal_embedding", "fourier", *["linear", "silu"] * 3, "linear"]
-    assert [other for _, other, *_ in rows] == ["time", "fourier", "linear1", "silu1", "linear2", "silu2", "linear3", "silu3", "linear4"]
-    assert all(differing <= size for _, _, differing, size, _ in rows) and rows[0][4] <= 2
+    hidden = [name for k in (1, 2, 3) for name in (f"linear{k}", f"linear{k}.silu")]
+    assert list(rows) == ["time", "fourier", *hidden, "linear4"]
+    assert {name: size for name, (_, size, _) in rows.items()} == {
+        "time": 8 * 32, "fourier": 8 * 32, **dict.fromkeys(hidden, 8 * 128), "linear4": 8 * 2}
+    assert rows["time"][2] <= 2
 
 
 def test_operations_find_the_layer_that_is_wrong(monkeypatch):
-    right = mlp.silu_forward
-    monkeypatch.setattr(mlp, "silu_forward", lambda x: right(x * (1 + 1e-9)))
-    monkeypatch.setattr(mlp.silu_forward, "__module__", "npdiff.nn.activation")
+    right = layers.silu_forward
+    monkeypatch.setattr(layers, "silu_forward", lambda x: right(x * (1 + 1e-9)))
     rows = compare_operations(pair("float64"), replace(TEXTBOOK_MOONS, batch_size=8), 0)
-    assert rows[1][0] == "linear" and rows[1][4] < 1e5 < 1e6 < rows[2][4] and rows[2][0] == "silu"
+    assert rows["linear1"][2] < 1e5 < 1e6 < rows["linear1.silu"][2]
 
 
 @pytest.mark.parametrize("first, second", [("numpy", "torch"), ("torch", "numpy")])

@@ -6,7 +6,7 @@ import torch
 
 from npdiff.backends import load_backend
 from npdiff.diffusion import q_sample
-from npdiff.models import MODELS, blocks, convnet, mlp, model_name, unet
+from npdiff.models import MODELS, convnet, layers, mlp, model_name, unet
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.schedule import make_schedule
 from npdiff.training import Batch
@@ -241,68 +241,67 @@ def test_state_travels_both_ways(config):
         assert_same_state(from_theirs, other, 1e-11)
 
 
-CONDITION = [("sinusoidal_embedding", "time.sinusoids"), ("linear", "time.linear1"), ("silu", "time.silu"), ("linear", "time.linear2")]
-RESIDUAL = [("group_norm", "norm1"), ("silu", "silu1"), ("conv2d", "conv1"), ("linear", "time"), ("add_channels", "add"), ("group_norm", "norm2"),
-            ("silu", "silu2"), ("conv2d", "conv2")]
-PLAIN = [("conv2d", "conv1"), ("group_norm", "norm1"), ("silu", "silu1"), ("linear", "time"), ("add_channels", "add"), ("conv2d", "conv2"),
-         ("group_norm", "norm2"), ("silu", "silu2")]
-ATTENTION = [("group_norm", "norm"), ("linear", "qkv"), ("attention", "attention"), ("linear", "out")]
+CONDITION = ["time.sinusoids", "time.linear1", "time.linear1.silu", "time.linear2"]
+RESIDUAL = ["norm1", "norm1.silu", "conv1", "time", "add", "norm2", "norm2.silu", "conv2"]
+PLAIN = ["conv1", "norm1", "norm1.silu", "time", "add", "conv2", "norm2", "norm2.silu"]
+ATTENTION = ["norm", "qkv", "attention", "out"]
 
 
 def inside(name, layers):
-    return [(ours, f"{name}.{theirs}") for ours, theirs in layers]
+    return [f"{name}.{layer}" for layer in layers]
 
 
-LABEL, SHORTCUT = [("embedding_lookup", "label")], [("conv2d", "shortcut")]
 OPERATIONS = {
-    "convnet": (SMALL_CONVNET, [*CONDITION, *LABEL, ("conv2d", "conv1"), ("silu", "silu1"), ("add_channels", "add"), ("conv2d", "conv2"), ("silu", "silu2"),
-                                ("conv2d", "conv3")]),
+    "convnet": (SMALL_CONVNET, [
+        *CONDITION, "label", "conv1", "conv1.silu", "add", "conv2", "conv2.silu", "conv3"]),
     "residual": (SMALL_UNET, [
-        *CONDITION, *LABEL, ("silu", "silu"), ("conv2d", "conv_in"), *inside("down1.block1", RESIDUAL), ("avg_pool", "pool"),
-        *inside("middle.block1", RESIDUAL + SHORTCUT), *inside("middle.attention1", ATTENTION), ("upsample", "upsample"), ("concat", "concat"),
-        *inside("up1.block1", RESIDUAL + SHORTCUT), ("group_norm", "norm_out"), ("silu", "silu_out"), ("conv2d", "conv_out")]),
+        *CONDITION, "label", "condition.silu", "conv_in", *inside("down1.block1", RESIDUAL), "down1.pool",
+        *inside("middle.block1", [*RESIDUAL, "shortcut"]), *inside("middle.attention1", ATTENTION),
+        "up1.upsample", "up1.concat", *inside("up1.block1", [*RESIDUAL, "shortcut"]),
+        "norm_out", "norm_out.silu", "conv_out"]),
     "plain": (unet.Config(size=8, widths=(4, 6), block_kind="plain", groups=2, attention_levels=0, skips=False), [
-        *CONDITION, ("silu", "silu"), ("conv2d", "conv_in"), *inside("down1.block1", PLAIN), ("avg_pool", "pool"), *inside("middle.block1", PLAIN),
-        ("upsample", "upsample"), *inside("up1.block1", PLAIN), ("conv2d", "conv_out")])}
+        *CONDITION, "condition.silu", "conv_in", *inside("down1.block1", PLAIN), "down1.pool",
+        *inside("middle.block1", PLAIN), "up1.upsample", *inside("up1.block1", PLAIN), "conv_out"])}
 
 
 def operations(config, labels=None):
-    """Both backends' operations on one random batch, and torch's with labels: two lists of (name, NumPy array)."""
+    """Both backends' operations on one random batch, and torch's with labels: two dicts of NumPy arrays by name."""
     rng = np.random.default_rng(0)
     params = random_params(config, rng)
     x, t, _, _ = random_batch(config, rng, 3)
     ours, theirs = (backend.make_denoiser(config, params) for backend in pair("float64"))
-    return ours.operations(x, t), [(name, array.numpy()) for name, array in theirs.operations(theirs.backend.asarray(x), t, labels)]
+    of_theirs = theirs.operations(theirs.backend.asarray(x), t, labels)
+    return ours.operations(x, t), {name: array.numpy() for name, array in of_theirs.items()}
 
 
 @pytest.mark.parametrize("kind", OPERATIONS)
 def test_operations_line_up(kind):
     config, expected = OPERATIONS[kind]
     ours, theirs = operations(config)
-    assert [(name, other) for (name, _), (other, _) in zip(ours, theirs, strict=True)] == expected
-    for (_, a), (other, b) in zip(ours, theirs):
-        assert a.shape == b.shape and element_error(b, a) <= 1e-12, other
+    assert list(ours) == list(theirs) == expected
+    for name, a in ours.items():
+        assert a.shape == theirs[name].shape and element_error(theirs[name], a) <= 1e-12, name
 
 
 def test_operations_of_random_unets_line_up():
     for seed in range(20):
         ours, theirs = operations(random_unet(np.random.default_rng(seed)))
-        for (_, a), (other, b) in zip(ours, theirs, strict=True):
-            assert a.shape == b.shape and element_error(b, a) <= 1e-12, (seed, other)
+        assert list(ours) == list(theirs)
+        for name, a in ours.items():
+            assert a.shape == theirs[name].shape and element_error(theirs[name], a) <= 1e-12, (seed, name)
 
 
 def test_operations_with_labels_differ_from_the_label_on():
     _, without = operations(SMALL_UNET)
     _, labelled = operations(SMALL_UNET, labels=np.array([0, 1, 2]))
-    assert [name for (name, a), (_, b) in zip(without, labelled) if (a != b).any()][0] == "label"
+    assert [name for name, a in without.items() if (a != labelled[name]).any()][0] == "label"
 
 
 def test_operations_find_the_layer_of_a_block_that_is_wrong(monkeypatch):
-    right = blocks.attention_forward
-    monkeypatch.setattr(blocks, "attention_forward", lambda qkv, heads: right(qkv * (1 + 1e-9), heads))
-    monkeypatch.setattr(blocks.attention_forward, "__module__", "npdiff.nn.attention")
+    right = layers.attention_forward
+    monkeypatch.setattr(layers, "attention_forward", lambda qkv, heads: right(qkv * (1 + 1e-9), heads))
     ours, theirs = operations(SMALL_UNET)
-    first = [name for (_, a), (name, b) in zip(ours, theirs) if element_error(b, a) > 1e-12][0]
+    first = [name for name, a in ours.items() if element_error(theirs[name], a) > 1e-12][0]
     assert first == "middle.attention1.attention"
 
 
@@ -332,7 +331,7 @@ def test_everything_stays_on_the_backends_device(config):
 
 @pytest.mark.parametrize("labels, message", [
     (np.array([0, 1, 4]), "a label is 4; it must lie in 0..3"), (np.array([0, -1, 1]), "a label is -1"), (np.array([0.0, 1.0, 2.0]), "dtype float64"),
-    (np.array([0, 1]), "was given 3 samples"), (1, r"labels have shape \(\); this network has 3 classes")])
+    (np.array([0, 1]), "for 3 samples"), (1, r"labels have shape \(\) and dtype int64; for 3 samples")])
 @pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
 def test_torch_refuses_wrong_labels(config, labels, message):
     backend = load_backend("torch")
@@ -348,5 +347,5 @@ def test_torch_refuses_wrong_labels(config, labels, message):
 def test_torch_refuses_labels_of_a_network_without_classes(config):
     backend = load_backend("torch")
     denoiser, = denoisers(config, [backend])
-    with pytest.raises(ValueError, match="this network has 0 classes and was given 2 samples"):
+    with pytest.raises(ValueError, match="this network has 0 classes and takes no labels"):
         denoiser.predict(backend.asarray(np.zeros((2, *config.data_shape))), 1, np.array([0, 0]))
