@@ -93,10 +93,9 @@ def x0_from_prediction(x_t, t, prediction, schedule, prediction_type="epsilon"):
     1..T, and where q a = p sigma: there the two equations are the same one.
     """
     schedule.check_t(t)
-    check_prediction_type(prediction_type)
+    check_signal(schedule, prediction_type, t)
     a, sigma = schedule.scales(t, x_t)
     p, q = PREDICTION_TYPES[prediction_type](a, sigma)
-    check_signal(schedule, prediction_type, t)
     return (q * x_t - sigma * prediction) / (q * a - p * sigma)
 
 
@@ -106,11 +105,12 @@ def check_signal(schedule, prediction_type, t=None):
     t is an int, integers (N,), or None for all of 1..T. It happens for epsilon at T only, where alpha_bar is
     0.
     """
+    check_prediction_type(prediction_type)
     t = np.arange(1, schedule.T + 1) if t is None else t
     a, sigma = schedule.a[t], schedule.sigma[t]
     p, q = PREDICTION_TYPES[prediction_type](a, sigma)
     if np.any(q * a == p * sigma):
-        raise ValueError(f"prediction_type is {prediction_type!r}, but alpha_bar is 0 at t = {schedule.T}: "
+        raise ValueError(f"prediction_type is {prediction_type!r}, but alpha_bar_T is 0: "
                          "x_T is all noise, and to know that noise says nothing about x_0; "
                          "it must be sample, v_prediction or flow_prediction")
 

@@ -93,7 +93,7 @@ def test_no_signal_at_the_end(prediction_type):
     for name in diffusion.LOSS_WEIGHTS:
         assert np.isfinite(diffusion.loss_weights(schedule, prediction_type, name)).all()
     for t in (10, np.array([1, 5, 10])):
-        with pytest.raises(ValueError, match="alpha_bar is 0 at t = 10"):
+        with pytest.raises(ValueError, match="alpha_bar_T is 0"):
             diffusion.x0_from_prediction(x_t, t, noise, schedule, "epsilon")
 
 

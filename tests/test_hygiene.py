@@ -1,5 +1,6 @@
 """What `import npdiff` brings, and what it costs."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,7 +12,11 @@ import npdiff
 PACKAGE = Path(npdiff.__file__).parent
 FRAMEWORK = "to" + "rch"
 OUTER_ROOMS = {"matplotlib", "tqdm", "safetensors", "tyro", "threadpoolctl"}
-INNER_ROOMS = ["schedule", "diffusion", "samplers", "nn", "models", "models.mlp", "optim", "gradcheck", "rng", "data", "training", "metrics", "oracle", "likelihood"]
+INNER_ROOMS = ["schedule", "diffusion", "rng", "optim", "training", "samplers", "sampling", "recipes", "nn", "models",
+               "data", "backends.protocols", "verify.gradcheck", "verify.oracle", "evaluation.metrics",
+               "evaluation.likelihood"]
+FLOORS = {"nn": 0, "engine": 1, "models": 1, "data": 1, "backends": 2, "verify": 3, "evaluation": 4, "app": 5}
+"""A file imports from its own floor and from those below; nn from itself alone."""
 
 
 def python(code, *arguments, **environment):
@@ -45,6 +50,28 @@ def test_the_word_does_not_stand_in_the_package():
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert len(files) > 20
     assert not [path for path in files if FRAMEWORK.encode() in path.read_bytes().lower() or FRAMEWORK in path.name.lower()]
+
+
+def test_imports_run_downwards():
+    """The engine and nn know nothing of what checks, shows or runs them; nn knows nothing but itself."""
+    upwards = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0]
+        mine = FLOORS.get(room, FLOORS["engine"])
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+            for name in names:
+                if name.startswith("npdiff."):
+                    other = name.split(".")[1]
+                    if FLOORS.get(other, FLOORS["engine"]) > mine or (room == "nn" and other != "nn"):
+                        upwards.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    assert not upwards
+
+
+def test_no_room_is_left_without_a_floor():
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(FLOORS) - {"engine"}
 
 
 def test_the_mathematics_needs_numpy_alone():

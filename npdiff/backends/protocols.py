@@ -21,7 +21,7 @@ Params = dict[str, np.ndarray]
 
 
 class Array(Protocol):
-    """What the shared code does with a backend's arrays. NumPy's and torch's can do all of it.
+    """What the shared code does with a backend's arrays. NumPy's arrays can do all of it.
 
     The other operand of an operator is an array of the same shape or a Python float. dtype is kept.
     """

@@ -223,7 +223,9 @@ def test_floor_of_mixtures():
 
 
 def test_floor_where_nothing_is_left_of_the_signal():
-    end = SimpleNamespace(T=3, snr=np.array([np.inf, 9.0, 1.0, 0.0]))
+    snr = np.array([np.inf, 9.0, 1.0, 0.0])
+    alpha_bar = np.append(1.0, snr[1:] / (1 + snr[1:]))
+    end = SimpleNamespace(T=3, snr=snr, a=alpha_bar ** 0.5, sigma=(1 - alpha_bar) ** 0.5)
     floor = floor_by_t(LINE, end)
     assert floor[3] == 0 and floor[1] == pytest.approx(9 * LINE.mmse(9.0)) and bayes_floor(LINE, end) == floor[1:].mean()
 
