@@ -63,6 +63,18 @@ def loss_in_words(loss, floor):
     return f"{loss:.4f}, {abs(loss / floor - 1):.1%} {'above' if loss >= floor else 'below'} the floor {floor:.4f}"
 
 
+def print_gradients(shapes, exact, finite):
+    """The table of gradcheck: for each tensor its error against the complex step and the finite difference.
+
+    exact and finite are what npdiff.verify.gradcheck.check_model returns.
+    """
+    print("relative error of each gradient against derivatives of the forward (float64)")
+    print(f"  {'':30}{'shape':>14}{'complex step':>16}{'largest element':>18}{'finite difference':>20}")
+    for name, (tensor, element) in exact.items():
+        shape = " x ".join(map(str, shapes[name]))
+        print(f"  {name:30}{shape:>14}{tensor:16.1e}{element:18.1e}{finite[name][0]:20.1e}")
+
+
 def print_first_step(names, operations, gradients):
     """The table of where two backends part in their first training step."""
     print(f"the first training step, {names[1]} against {names[0]}")

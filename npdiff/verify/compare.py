@@ -1,4 +1,8 @@
-"""Two backends side by side: the same recipe, weights, data and noise; where their numbers part, how far they drift, how fast they are."""
+"""Two backends side by side, with the same recipe, weights, data and noise.
+
+Where do their numbers differ first? How far do they part in training? How fast are they, and how much memory
+do they use?
+"""
 
 import multiprocessing
 import time
@@ -7,7 +11,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from npdiff.backends import load_backend
 from npdiff.backends.numpy import SHARD, NumpyBackend
@@ -18,10 +21,10 @@ from npdiff.training import new_denoiser, train
 from npdiff.verify.gradcheck import tensor_error
 
 
-def load(spec, dtype):
+def load(spec, dtype, threads=None):
     """The backend that NAME or NAME:DEVICE describes."""
     name, _, device = spec.partition(":")
-    return load_backend(name, device or "cpu", dtype)
+    return load_backend(name, device or "cpu", dtype, threads)
 
 
 def ulps(a, b):
@@ -32,8 +35,8 @@ def ulps(a, b):
 def compare_operations(backends, recipe, seed):
     """The forward of the first training step, layer by layer, for two backends.
 
-    -> {name of the layer: (elements that differ, elements, largest difference in ULPs)}. Raises ValueError where the
-    backends' layers have other names.
+    -> {name of the layer: (elements that differ, elements, largest difference in ULPs)}. Raises ValueError
+    where the backends' layers have other names.
     """
     first, second = (operations_of_first_step(backend, recipe, seed) for backend in backends)
     if list(first) != list(second):
@@ -63,22 +66,29 @@ def compare_gradients(backends, recipe, seed):
 
 
 def drift(backends, recipe, seed):
-    """Train one denoiser on each of two backends in step: yields (step, the two losses, relative distance of all parameters).
+    """Train one denoiser on each of two backends, step by step: yields (step, the two losses, distance).
 
-    The distance is taken at 100 of the steps and at the last; it is nan at the others.
+    distance is the relative distance of all parameters. It is taken at 100 of the steps and at the last, and
+    is nan at the others.
     """
     denoisers = [new_denoiser(backend, recipe, seed) for backend in backends]
+    both = zip(*(train(denoiser, backend, recipe, seed)
+                 for denoiser, backend in zip(denoisers, backends, strict=True)), strict=True)
     every = max(1, recipe.steps // 100)
-    for (step, a), (_, b) in zip(*(train(denoiser, backend, recipe, seed) for denoiser, backend in zip(denoisers, backends)), strict=True):
-        distance = parameter_distance(*denoisers) if step % every == 0 or step == recipe.steps else np.nan
-        yield step, (a, b), distance
+    for (step, a), (_, b) in both:
+        taken = step % every == 0 or step == recipe.steps
+        yield step, (a, b), parameter_distance(*denoisers) if taken else np.nan
 
 
 def parameter_distance(first, second):
-    """The relative distance of two denoisers' parameters, taken together name by name: backends may list them in different orders."""
+    """The relative distance of two denoisers' parameters, all together. They are matched by name."""
     ours, theirs = first.export(), second.export()
     names = [name for name in ours if name.startswith("params/")]
-    return tensor_error(*(np.concatenate([state[name].ravel() for name in names], dtype=np.float64) for state in (theirs, ours)))
+
+    def vector(state):
+        return np.concatenate([state[name].ravel() for name in names], dtype=np.float64)
+
+    return tensor_error(vector(theirs), vector(ours))
 
 
 def training_step(backend, recipe, seed):
@@ -88,22 +98,23 @@ def training_step(backend, recipe, seed):
 
 
 def sampling_step(backend, recipe, seed):
-    """-> a function that makes the next jump of the ancestral sampler for batch_size samples, from t = T again after t = 0."""
-    denoiser = new_denoiser(backend, recipe, seed)
+    """-> a function that makes the next jump of the ancestral sampler for batch_size samples, again and again."""
+    denoiser, n = new_denoiser(backend, recipe, seed), recipe.batch_size
 
     def jumps():
         while True:
-            yield from sample(denoiser, backend, recipe, recipe.batch_size, seed, labels=labels_in_turn(recipe, recipe.batch_size))
+            yield from sample(denoiser, backend, recipe, n, seed, labels=labels_in_turn(recipe, n))
 
     chain = jumps()
     return lambda: next(chain)
 
 
 def floor_step(recipe, seed, dtype, threads=None):
-    """-> a function that makes the matrix products and exponentials of a NumPy training step, and nothing else.
+    """-> a function that makes the matrix products and exponentials of a NumPy training step, and nothing
+    else.
 
-    They are y, dW and dx of every linear layer and convolution, and the exponential of every SiLU, in the shards of
-    the step.
+    They are y, dW and dx of every linear layer and convolution, and the exponential of every SiLU, in the
+    shards of the step.
     """
     backend = NumpyBackend(dtype=dtype, threads=threads)
     denoiser = new_denoiser(backend, recipe, seed)
@@ -129,56 +140,60 @@ def floor_step(recipe, seed, dtype, threads=None):
 
 
 def time_in_turns(functions, seconds=0.1):
-    """Milliseconds per call of each function, the median over rounds in which all take turns, so that a slow moment of the machine falls on all.
+    """Milliseconds per call of each function: the median over rounds in which all take turns.
 
-    A round calls each for about `seconds`, at least once; there are 15 rounds, or 5 where one takes more than 3 seconds.
+    So a slow moment of the machine falls on all of them. A round calls each for about `seconds`, at least
+    once. There are 15 rounds, or 5 where a round takes more than 3 seconds.
     """
     calls = []
     for function in functions:
-        function()                                                          # warms up
-        start = time.perf_counter()
+        function()                                                          # the first call is slower
+        calls.append(max(1, round(seconds / seconds_of(function, 1))))
+    rounds, begun = [], time.perf_counter()
+    while len(rounds) < 15:
+        rounds.append([1000 * seconds_of(function, count) for function, count in zip(functions, calls, strict=True)])
+        if len(rounds) >= 5 and (time.perf_counter() - begun) / len(rounds) > 3:
+            break
+    return np.median(rounds, axis=0).tolist()
+
+
+def seconds_of(function, count):
+    """Seconds per call, over `count` calls."""
+    start = time.perf_counter()
+    for _ in range(count):
         function()
-        calls.append(max(1, round(seconds / (time.perf_counter() - start))))
-    times, rounds, begun = [[] for _ in functions], 15, time.perf_counter()
-    while len(times[0]) < rounds:
-        for function, count, mine in zip(functions, calls, times):
-            start = time.perf_counter()
-            for _ in range(count):
-                function()
-            mine.append((time.perf_counter() - start) / count * 1000)
-        if (time.perf_counter() - begun) / len(times[0]) > 3:
-            rounds = 5
-    return [float(np.median(mine)) for mine in times]
+    return (time.perf_counter() - start) / count
 
 
 class Speed(NamedTuple):
-    """Milliseconds of a recipe's training and sampling step and bytes of peak memory, one entry for each backend; floor is floor_step's milliseconds."""
+    """What a recipe costs; the lists have one entry for each backend."""
     recipe: Recipe
-    training: list[float]
-    sampling: list[float]
-    floor: float
-    memory: list[int]
+    training: list[float]       # milliseconds of a training step
+    sampling: list[float]       # milliseconds of a sampling step
+    floor: float                # milliseconds of floor_step
+    memory: list[int]           # bytes, the peak
 
 
-def speed(specs, backends, recipe, dtype, seed):
-    """Time and memory of a recipe on all backends, timed in turns, each in a process of its own for memory."""
-    *training, floor = time_in_turns([*(training_step(backend, recipe, seed) for backend in backends), floor_step(recipe, seed, dtype)])
+def speed(specs, backends, recipe, dtype, seed, threads=None):
+    """The Speed of a recipe: steps timed in turns, memory measured in a process of its own for each backend."""
+    steps = [training_step(backend, recipe, seed) for backend in backends]
+    *training, floor = time_in_turns([*steps, floor_step(recipe, seed, dtype, threads)])
     sampling = time_in_turns([sampling_step(backend, recipe, seed) for backend in backends])
-    return Speed(recipe, training, sampling, floor, [peak_memory(spec, dtype, recipe, seed) for spec in specs])
+    memory = [peak_memory(spec, dtype, recipe, seed, threads) for spec in specs]
+    return Speed(recipe, training, sampling, floor, memory)
 
 
-def peak_memory(spec, dtype, recipe, seed):
-    """Bytes that a process of its own needs to import the backend, make 5 training steps and 5 sampling steps."""
+def peak_memory(*arguments):
+    """The bytes that a process of its own needs for use_memory(*arguments)."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(use_memory, spec, dtype, recipe, seed).result()
+        return pool.submit(use_memory, *arguments).result()
 
 
-def use_memory(spec, dtype, recipe, seed):
-    """What peak_memory runs in its process."""
-    with threadpool_limits(1, user_api="blas"):
-        backend = load(spec, dtype)
-        for make in (training_step, sampling_step):
-            step = make(backend, recipe, seed)
-            for _ in range(5):
-                step()
-        return backend.peak_memory()
+def use_memory(spec, dtype, recipe, seed, threads=None):
+    """Import the backend, make 5 training steps and 5 sampling steps. Returns the peak memory in bytes."""
+    backend = load(spec, dtype, threads)
+    for make in (training_step, sampling_step):
+        step = make(backend, recipe, seed)
+        for _ in range(5):
+            step()
+    return backend.peak_memory()
