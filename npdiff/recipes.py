@@ -13,31 +13,22 @@ from npdiff.schedule import make_schedule
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run: data, network, noise schedule, optimiser. Raises ValueError for values that cannot be trained."""
+    """One training run: data, network, noise schedule, optimiser. Raises ValueError for what cannot be trained."""
     name: str
-    data: str
-    """A key of npdiff.data.DATA."""
-    model: mlp.Config | convnet.Config | unet.Config
-    schedule: str
-    """A key of npdiff.schedule.SCHEDULES."""
-    num_train_timesteps: int
-    batch_size: int
-    steps: int
-    lr: float
-    """Adam's step size; the peak of lr_schedule."""
-    lr_schedule: str = "constant"
-    ema_decay: float = 0.0
-    """Decay of the weights' average that samples are drawn with; 0 keeps none."""
-    label_dropout: float = 0.0
-    """The share of labels that a conditional network is not told, so that it also learns to do without (Ho and Salimans 2022)."""
-    prediction_type: str = "epsilon"
-    """What the network predicts: epsilon, sample, v_prediction or flow_prediction."""
-    loss_weight: str = "simple"
-    """How much each timestep's error counts: simple, min_snr or vlb."""
-    variance: str = "posterior"
-    """The variance of the ancestral sampler, beta or posterior."""
-    log_every: int = 100
-    """Steps that a row of metrics.csv takes together."""
+    data: str                                           # a key of npdiff.data.DATA
+    model: mlp.Config | convnet.Config | unet.Config    # the network's sizes
+    schedule: str                                       # a key of npdiff.schedule.SCHEDULES
+    num_train_timesteps: int                            # T
+    batch_size: int                                     # samples in each step
+    steps: int                                          # training steps
+    lr: float                                           # Adam's step size; the peak of lr_schedule
+    lr_schedule: str = "constant"                       # constant or cosine
+    ema_decay: float = 0.0                              # of the averaged weights that draw samples; 0 keeps none
+    label_dropout: float = 0.0                          # share of labels hidden in training, for guidance
+    prediction_type: str = "epsilon"                    # a key of npdiff.diffusion.PREDICTION_TYPES
+    loss_weight: str = "simple"                         # simple, min_snr or vlb: how much each timestep counts
+    variance: str = "posterior"                         # of the ancestral sampler: beta or posterior
+    log_every: int = 100                                # steps that a row of metrics.csv takes together
 
     @property
     def conditional(self):
@@ -67,28 +58,45 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
 
 
+# A textbook's chapter on DDPM: two moons, T = 200, betas 1e-4 .. 0.02, a 18-128-128-2 network.
 TEXTBOOK_MOONS = Recipe(
-    name="textbook-moons", data="moons", model=mlp.Config(hidden=(128, 128), time_dim=16, max_period=math.exp(8)),
-    schedule="linear", num_train_timesteps=200, batch_size=256, steps=3000, lr=1e-3, variance="beta")
+    name="textbook-moons", data="moons",
+    model=mlp.Config(hidden=(128, 128), time_dim=16, max_period=math.exp(8)),
+    schedule="linear", num_train_timesteps=200, variance="beta",
+    batch_size=256, steps=3000, lr=1e-3)
 MOONS = Recipe(
-    name="moons", data="moons", model=mlp.Config(hidden=(128, 128, 128), time_dim=32, fourier_features=16),
-    schedule="sigmoid", num_train_timesteps=200, batch_size=256, steps=20000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999)
+    name="moons", data="moons",
+    model=mlp.Config(hidden=(128, 128, 128), time_dim=32, fourier_features=16),
+    schedule="sigmoid", num_train_timesteps=200,
+    batch_size=256, steps=20000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999)
 
 EPOCH = 469         # steps in which batches of 128 show as many images as Fashion-MNIST has
-LAB_FASHION = Recipe(
-    name="lab-fashion", data="fashion-mnist", model=convnet.Config(features=64),
-    schedule="linear", num_train_timesteps=300, batch_size=128, steps=8 * EPOCH, lr=2e-4, variance="beta", log_every=EPOCH)
-LECTURE_UNET = Recipe(
-    name="lecture-unet", data="fashion-mnist-32", model=unet.Config(size=32, widths=(64, 128, 256), block_kind="plain", attention_levels=0),
-    schedule="linear", num_train_timesteps=600, batch_size=128, steps=25 * EPOCH, lr=1e-3, log_every=EPOCH)
-FASHION = Recipe(
-    name="fashion", data="fashion-mnist", model=unet.Config(widths=(32, 64, 128), classes=10),
-    schedule="linear", num_train_timesteps=1000, batch_size=64, steps=8500, lr=1e-3, lr_schedule="cosine", ema_decay=0.999, label_dropout=0.1)
-SHAPES = Recipe(
-    name="shapes", data="shapes", model=unet.Config(widths=(16, 32, 32), classes=8),
-    schedule="rescaled_linear", num_train_timesteps=200, batch_size=32, steps=4000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999, label_dropout=0.1)
 
-RECIPES = {recipe.name: recipe for recipe in (MOONS, TEXTBOOK_MOONS, SHAPES, FASHION, LAB_FASHION, LECTURE_UNET)}
+# The same textbook's Fashion-MNIST lab: three convolutions, T = 300.
+LAB_FASHION = Recipe(
+    name="lab-fashion", data="fashion-mnist",
+    model=convnet.Config(features=64),
+    schedule="linear", num_train_timesteps=300, variance="beta",
+    batch_size=128, steps=8 * EPOCH, lr=2e-4, log_every=EPOCH)
+# A lecture on DDPM as regression over the noise: 32 x 32 images, T = 600, a U-Net of 64-128-256 channels.
+LECTURE_UNET = Recipe(
+    name="lecture-unet", data="fashion-mnist-32",
+    model=unet.Config(size=32, widths=(64, 128, 256), block_kind="plain", attention_levels=0),
+    schedule="linear", num_train_timesteps=600,
+    batch_size=128, steps=25 * EPOCH, lr=1e-3, log_every=EPOCH)
+FASHION = Recipe(
+    name="fashion", data="fashion-mnist",
+    model=unet.Config(widths=(32, 64, 128), classes=10),
+    schedule="linear", num_train_timesteps=1000, label_dropout=0.1,
+    batch_size=64, steps=8500, lr=1e-3, lr_schedule="cosine", ema_decay=0.999)
+SHAPES = Recipe(
+    name="shapes", data="shapes",
+    model=unet.Config(widths=(16, 32, 32), classes=8),
+    schedule="rescaled_linear", num_train_timesteps=200, label_dropout=0.1,
+    batch_size=32, steps=4000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999)
+
+ALL = (MOONS, TEXTBOOK_MOONS, SHAPES, FASHION, LAB_FASHION, LECTURE_UNET)
+RECIPES = {recipe.name: recipe for recipe in ALL}
 
 
 def get_recipe(name):
@@ -114,11 +122,13 @@ def recipe_from_dict(values):
 
 
 def construct(config_class, values):
-    """config_class(**values), its tuples restored from JSON lists. Raises ValueError where names or types do not fit."""
+    """config_class(**values), with tuples for JSON's lists. Raises ValueError where names or types do not fit."""
     known = {field.name for field in fields(config_class)}
     if unknown := set(values) - known:
-        raise ValueError(f"{', '.join(sorted(unknown))}: not known; the fields are {', '.join(sorted(known))}")
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"{names}: not known; the fields are {', '.join(sorted(known))}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        return config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return config_class(**values)
     except TypeError as error:
         raise ValueError(str(error)) from error

@@ -377,7 +377,8 @@ def free_path(path, *beside):
 
 
 def check_free(*paths):
-    """Raise FileExistsError if one of these exists."""
+    """Make the folders of these files to be. Raises FileExistsError if one exists, and other OSErrors."""
     for path in paths:
         if path.exists():
             raise FileExistsError(f"{path} exists; give another --out, or remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)

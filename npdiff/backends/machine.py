@@ -68,8 +68,10 @@ if hasattr(os, "register_at_fork"):
 
 def blas_in_words():
     """The BLAS that NumPy multiplies matrices with, and its version."""
-    return ", ".join(f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
-                     for library in blas().info())
+    def words(library):
+        return f"{library['internal_api']} {library['version']} ({library.get('architecture', 'unknown')})"
+
+    return ", ".join(map(words, blas().info()))
 
 
 def host_peak_memory():

@@ -10,7 +10,7 @@ from npdiff.nn import mse_backward, mse_forward
 from npdiff.optim import adam, ema, warmed_up
 from npdiff.rng import generator
 
-SHARD = 8       # images that one thread works on at a time: few enough for its cache, for any number of threads
+SHARD = 8       # images that a thread works on at a time: few enough for its cache
 
 
 class NumpyBackend(Backend):
@@ -81,25 +81,25 @@ class NumpyDenoiser(Denoiser):
             return y, jacobian_trace(y, lambda dy: self.model.backward(dy, cache, self.config)[0])
 
     def loss_and_grads(self, batch):
-        """The loss is a mean. So the loss of a batch is the weighted mean of its shards', and so is its gradient."""
+        """The loss is a mean: that of a batch is the weighted mean of its shards', and so is its gradient."""
         check_inputs(self.config, batch.x_t, batch.t, batch.labels)
         check_same_shape(x_t=batch.x_t, target=batch.target)
-        weight = batch.weight
-        if weight is not None:
-            check_same_shape(t=batch.t, weight=weight)
-            weight = weight.astype(self.theta.dtype)
+        if batch.weight is not None:
+            check_same_shape(t=batch.t, weight=batch.weight)
+            batch = batch._replace(weight=batch.weight.astype(self.theta.dtype))
 
         def shard_loss_and_grads(rows):
-            with np.errstate(all="ignore"):             # whoever trains reports a loss that is not finite, once
+            with np.errstate(all="ignore"):             # train reports a loss that is not finite
                 share = len(batch.x_t[rows]) / len(batch.x_t)
                 y, cache = self.forward(batch.x_t, batch.t, batch.labels, rows)
-                loss, loss_cache = mse_forward(y, batch.target[rows], None if weight is None else weight[rows])
+                weight = None if batch.weight is None else batch.weight[rows]
+                loss, loss_cache = mse_forward(y, batch.target[rows], weight)
                 dy = share * mse_backward(loss_cache)
                 _, grads = self.model.backward(dy, cache, self.config)
             return share * float(loss), grads
 
         (loss, grads), *others = self.in_shards(shard_loss_and_grads, len(batch.x_t))
-        for other_loss, other_grads in others:          # always in this order: the sum does not depend on timing
+        for other_loss, other_grads in others:          # in this order always: no sum depends on timing
             loss += other_loss
             for name, g in other_grads.items():
                 grads[name] += g
@@ -107,8 +107,8 @@ class NumpyDenoiser(Denoiser):
 
     def forward(self, x, t, labels, rows):
         """The model's forward of some rows of a batch."""
-        arguments = [self.params, x[rows], t[rows], self.config]
-        return self.model.forward(*arguments) if labels is None else self.model.forward(*arguments, labels[rows])
+        with_labels = {} if labels is None else {"labels": labels[rows]}
+        return self.model.forward(self.params, x[rows], t[rows], self.config, **with_labels)
 
     def in_shards(self, function, N):
         """[function(rows)] for the slices that make up N rows: points all at once, images SHARD at a time.

@@ -6,7 +6,9 @@ A new backend subclasses the two Protocols Denoiser and Backend; what has a body
 keep. An entry point in the group `npdiff.backends` gives it a name. tests/toy_backend.py is a template.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -16,8 +18,9 @@ from npdiff.nn.embedding import check_labels
 from npdiff.recipes import Recipe
 from npdiff.training import Batch, batches
 
-Params = dict[str, np.ndarray]
-"""NumPy arrays by name, in the layout of npdiff.models."""
+Params = dict[str, np.ndarray]          # by name, in the layout of npdiff.models
+Timesteps = int | np.ndarray            # one for the whole batch, or integers (N,)
+Labels = np.ndarray | None              # integers (N,), or None for "no label"
 
 
 class Array(Protocol):
@@ -57,21 +60,25 @@ class Denoiser(Protocol):
     step: int
     """Updates made so far."""
 
-    def predict(self, x: Array, t: int | np.ndarray, labels: np.ndarray | None = None) -> Array:
+    @abstractmethod
+    def predict(self, x: Array, t: Timesteps, labels: Labels = None) -> Array:
         """The network's answer.   x (N, ...), t an int or integers (N,), labels integers (N,) -> (N, ...)
 
         labels None means "no label".
         """
 
-    def divergence(self, x: Array, t: int | np.ndarray, labels: np.ndarray | None = None) -> tuple[Array, Array]:
+    @abstractmethod
+    def divergence(self, x: Array, t: Timesteps, labels: Labels = None) -> tuple[Array, Array]:
         """The answer (N, D) to vectors x (N, D), and for each sample the trace of d answer / d x, (N,).
 
         Raises ValueError for images.
         """
 
+    @abstractmethod
     def loss_and_grads(self, batch: Batch) -> tuple[float, dict[str, Array]]:
         """The loss, the mean of weight times squared error, and its gradients under the parameters' names."""
 
+    @abstractmethod
     def update(self, grads: dict[str, Array], lr: float) -> None:
         """One step of Adam, then one of the moving average of the parameters where the denoiser keeps one."""
 
@@ -85,12 +92,15 @@ class Denoiser(Protocol):
             self.update(grads, lr)
         return loss
 
-    def operations(self, x: Array, t: int | np.ndarray, labels: np.ndarray | None = None) -> dict[str, Array]:
+    @abstractmethod
+    def operations(self, x: Array, t: Timesteps, labels: Labels = None) -> dict[str, Array]:
         """Every layer's output in the order of computation, by name. Images are channels-last."""
 
+    @abstractmethod
     def export(self) -> Params:
         """The whole state: params/NAME, ema/NAME where kept, adam_m/NAME, adam_v/NAME, step."""
 
+    @abstractmethod
     def load(self, state: Params) -> None:
         """Take over a state from any backend's export.
 
@@ -102,33 +112,39 @@ class Backend(Protocol):
     """A library on one device in one dtype. Its constructor takes (device, dtype, threads, options)."""
 
     Options: ClassVar[type | None] = None
-    """A dataclass of the backend's own settings, all with defaults. On the command line each field is a flag."""
+    """A dataclass of the backend's own settings, all with defaults. Each field is a flag of the command line."""
 
     writes: bool = True
-    """Whether this process writes files. False on processes that only help another one (distributed training)."""
+    """Whether this process writes files. False on processes that only help another one."""
 
+    @abstractmethod
     def asarray(self, x: np.ndarray) -> Array:
         """A NumPy array as the backend's kind, in its dtype and on its device."""
 
+    @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray:
         """The reverse. The dtype is kept."""
 
+    @abstractmethod
     def make_denoiser(self, config: Any, params: Params, ema_decay: float = 0.0) -> Denoiser:
         """A Denoiser of the network that config describes. ema_decay 0 keeps no average.
 
         Raises ValueError if a parameter is missing, unknown or of another shape.
         """
 
-    def batches(self, recipe: Recipe, seed: int, first_step: int = 1, data_dir: Any = None) -> Iterator[Batch]:
+    def batches(self, recipe: Recipe, seed: int, first_step: int = 1,
+                data_dir: Path | None = None) -> Iterator[Batch]:
         """The batches of training. The default is shared, and drawn on the host.
 
         A backend that draws on its device brings its own; its numbers then differ from the other backends'.
         """
         return batches(recipe, self, seed, first_step, data_dir)
 
+    @abstractmethod
     def about(self) -> str:
         """The library, its version, the device and the threads, in words."""
 
+    @abstractmethod
     def peak_memory(self) -> int:
         """The most memory that this process has used on the device, in bytes."""
 
@@ -148,7 +164,7 @@ def check_inputs(config, x, t, labels):
 
 
 def check_arrays(arrays, expected, what):
-    """Raise ValueError unless two dicts of arrays have the same names and shapes. The message calls them `what`."""
+    """Raise ValueError unless two dicts of arrays have the same names and shapes. `what` begins the message."""
     for name in expected:
         if name not in arrays:
             raise ValueError(f"{what} lack {name}")

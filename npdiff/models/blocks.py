@@ -84,7 +84,9 @@ def init_block(params, name, inputs, outputs, config, rng):
 
 
 def residual_block_forward(x, e, params, cache, name, config):
-    """y = shortcut(x) + conv(SiLU(norm(conv(SiLU(norm(x))) + linear(e)))).   x (N, H, W, I), e (N, E) -> y (N, H, W, O)
+    """y = shortcut(x) + conv(SiLU(norm(conv(SiLU(norm(x))) + linear(e))))
+
+    x (N, H, W, I), e (N, E) -> y (N, H, W, O)
 
     The shortcut is x itself if I = O, else a 1 x 1 convolution
     ([He et al. 2016](https://arxiv.org/abs/1512.03385); Ho et al. 2020, appendix B).
@@ -152,7 +154,7 @@ def init_attention(params, name, channels, rng):
 
 
 def attention_block_forward(x, params, cache, name, config):
-    """y = x + linear(attention(linear(norm(x)))): every position attends to all.   x (N, H, W, C) -> y (N, H, W, C)"""
+    """y = x + linear(attention(linear(norm(x)))).   x (N, H, W, C) -> y (N, H, W, C)"""
     N, H, W, C = x.shape
     h = norm(x, params, cache, f"{name}.norm", config.groups)                   # (N, H, W, C)
     h = linear(h.reshape(N * H * W, C), params, cache, f"{name}.qkv")           # (N HW, 3C)

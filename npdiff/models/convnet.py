@@ -56,7 +56,7 @@ def init(config, rng):
 
 
 def forward(params, x, t, config, labels=None):
-    """y = network(x, t, labels).   x (N, C, H, W), t (N,), labels (N,) integers or None -> y (N, C, H, W), cache
+    """y = network(x, t, labels).   x (N, C, H, W), t (N,), labels (N,) or None -> y (N, C, H, W), cache
 
     labels None means "no label". Raises ValueError for images of another shape than config's, or wrong
     labels.
@@ -76,7 +76,7 @@ def forward(params, x, t, config, labels=None):
 
 
 def backward(dy, cache, config):
-    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is the backward of one line of forward, the last first."""
+    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is one of forward, backward; the last comes first."""
     grads = {}
     dh = dy.transpose(0, 2, 3, 1)                                               # (N, H, W, C)
     dh = conv_back(dh, cache, grads, "conv3")                                   # (N, H, W, F)

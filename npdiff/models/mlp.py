@@ -1,6 +1,6 @@
 """The network of the moons: a multilayer perceptron of the point and the timestep.
 
-    z = [x, sin(x B), cos(x B), embedding(t)] -> linear, SiLU -> ... -> linear, SiLU -> linear -> y in the shape of x
+    z = [x, sin(x B), cos(x B), embedding(t)] -> linear, SiLU -> ... -> linear, SiLU -> linear -> y
 
 N batch, D data coordinates, F Fourier frequencies, H hidden units. With F = 0, z is [x, embedding(t)], and
 the network is the textbook's.
@@ -30,7 +30,7 @@ class Config:
     hidden: tuple[int, ...] = (128, 128)        # units in each hidden layer
     time_dim: int = 16                          # entries of the timestep's embedding, an even number
     max_period: float = 10000.0                 # sets the slowest sine of that embedding, see nn/embedding.py
-    fourier_features: int = 0                   # frequencies F of the point's own embedding; B (D, F) is trained
+    fourier_features: int = 0                   # frequencies F of the point's own embedding; B (D, F) learns
     fourier_scale: float = 1.0                  # standard deviation of B at the start
 
     def __post_init__(self):
@@ -81,7 +81,7 @@ def forward(params, x, t, config):
 
 
 def backward(dy, cache, config):
-    """dy (N, D) -> dx (N, D), grads. Each line is the backward of one line of forward, the last line first."""
+    """dy (N, D) -> dx (N, D), grads. Each line is one of forward, backward; the last comes first."""
     grads = {}
     dh = linear_back(dy, cache, grads, f"linear{len(config.hidden) + 1}")       # (N, H)
     for k in range(len(config.hidden), 0, -1):
@@ -90,5 +90,6 @@ def backward(dy, cache, config):
     D, F = config.data_dim, config.fourier_features
     dx = dh[:, :D]                                                              # (N, D)
     if F:
-        dx = dx + fourier_back(dh[:, D:D + 2 * F], cache, grads, "fourier")     # x is used twice: gradients add
+        dfourier = dh[:, D:D + 2 * F]                                           # (N, 2F)
+        dx = dx + fourier_back(dfourier, cache, grads, "fourier")               # x is used twice: gradients add
     return dx, grads                                # the rest of dh belongs to embedding(t), which is data

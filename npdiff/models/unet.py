@@ -3,8 +3,8 @@ size.
 
     down1 ----------------- skip -----------------> up1      N batch, C image channels, H x W positions
       down2 ------------- skip -------------> up2            L levels, E embedding entries
-        ...                                 ...              level l: widths[l-1] channels, side size / 2^(l-1)
-          middle (level L)
+        ...                                 ...              level l has widths[l-1] channels
+          middle (level L)                                   and the side size / 2^(l-1)
 
 A skip gives the way up what the way down saw at the same size. Each stage is `blocks` blocks of
 npdiff.models.blocks. Each block is told the time and the label, and attention follows it at the levels that
@@ -73,17 +73,21 @@ class Config:
     def check_levels(self):
         """Raise ValueError unless sizes, groups, heads and levels fit together."""
         if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths is {self.widths}; it must name at least one level of at least 1 channel")
+            raise ValueError(f"widths is {self.widths}; "
+                             "it must name at least one level of at least 1 channel")
         multiple = 2 ** (self.levels - 1)
         if self.size % multiple:
-            raise ValueError(f"size is {self.size}; with {self.levels} levels it must be a multiple of {multiple}")
+            raise ValueError(f"size is {self.size}; "
+                             f"with {self.levels} levels it must be a multiple of {multiple}")
         if not 0 <= self.attention_levels <= self.levels:
             raise ValueError(f"attention_levels is {self.attention_levels}; it must lie in 0..{self.levels}")
         for level, width in enumerate(self.widths, start=1):
             if width % self.groups:
-                raise ValueError(f"groups is {self.groups}; it must divide the {width} channels of level {level}")
+                raise ValueError(f"groups is {self.groups}; "
+                                 f"it must divide the {width} channels of level {level}")
             if self.attends(level) and width % self.heads:
-                raise ValueError(f"heads is {self.heads}; it must divide the {width} channels of level {level}")
+                raise ValueError(f"heads is {self.heads}; "
+                                 f"it must divide the {width} channels of level {level}")
 
     @property
     def data_shape(self):
@@ -101,14 +105,15 @@ class Config:
 
     def stages(self):
         """(name, level, input channels) of every stage, in the order of forward."""
-        w, L = (self.widths[0], *self.widths), self.levels          # w[l] channels at level l; w[0] after conv_in
+        L, w = self.levels, (self.widths[0], *self.widths)          # w[l]: channels at level l; w[0]: of conv_in
         down = [(f"down{level}", level, w[level - 1]) for level in range(1, L)]
         up = [(f"up{level}", level, w[level + 1] + (w[level] if self.skips else 0))
               for level in range(L - 1, 0, -1)]
         return [*down, ("middle", L, w[L - 1]), *up]
 
 
-SMALL = Config(size=4, widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=5, classes=2)   # to check it all
+# small enough to check every gradient
+SMALL = Config(size=4, widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=5, classes=2)
 
 
 def init(config, rng):
@@ -135,7 +140,7 @@ def init(config, rng):
 
 
 def forward(params, x, t, config, labels=None):
-    """y = network(x, t, labels).   x (N, C, H, W), t (N,), labels (N,) integers or None -> y (N, C, H, W), cache
+    """y = network(x, t, labels).   x (N, C, H, W), t (N,), labels (N,) or None -> y (N, C, H, W), cache
 
     labels None means "no label". Raises ValueError for images of another shape than config's, or wrong
     labels.
@@ -161,7 +166,7 @@ def forward(params, x, t, config, labels=None):
 
 
 def backward(dy, cache, config):
-    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is the backward of one line of forward, the last first."""
+    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is one of forward, backward; the last comes first."""
     grads, dskips, de = {}, {}, 0
     dh = dy.transpose(0, 2, 3, 1)                                               # (N, H, W, C)
     dh = head_backward(dh, cache, grads, config)                                # (N, H, W, widths[0])
@@ -169,7 +174,7 @@ def backward(dy, cache, config):
         if name.startswith("down"):
             dh = pool_back(dh, cache, f"{name}.pool")
             if config.skips:
-                dh = dh + dskips.pop(level)             # h is used twice, below and by the skip: gradients add
+                dh = dh + dskips.pop(level)             # h is used twice: gradients add
         dh, de_stage = stage_backward(dh, cache, grads, name, level, config)
         de = de + de_stage                              # every stage is told e: gradients add
         if name.startswith("up"):
@@ -200,13 +205,13 @@ def stage_backward(dh, cache, grads, name, level, config):
     for k in range(config.blocks, 0, -1):
         if config.attends(level):
             dh = attention_block_backward(dh, cache, grads, f"{name}.attention{k}", config)
-        dh, de_block = block_backward(dh, cache, grads, f"{name}.block{k}", config)        # (N, H, W, I), (N, E)
-        de = de + de_block
+        dh, de_block = block_backward(dh, cache, grads, f"{name}.block{k}", config)
+        de = de + de_block                                                      # (N, H, W, I), (N, E)
     return dh, de
 
 
 def head_forward(h, params, cache, config):
-    """The last convolution; in a residual network a norm and a SiLU come first.   (N, H, W, widths[0]) -> (N, H, W, C)"""
+    """In a residual network norm and SiLU, then the last convolution.   (N, H, W, widths[0]) -> (N, H, W, C)"""
     if config.block_kind == "residual":
         h = norm(h, params, cache, "norm_out", config.groups)
         h = silu(h, cache, "norm_out.silu")

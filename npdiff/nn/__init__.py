@@ -1,8 +1,13 @@
 """Layers as pairs of functions: `y, cache = f_forward(...)` and `gradients = f_backward(dy, cache)`.
 
-dy is the gradient of some scalar loss L with respect to y; f_backward returns the gradients of the same L with respect to f's inputs, in their order.
-Nothing has state, nothing is recorded: the caller hands each cache back. Each backward is derived in its docstring, line for line with its code.
-Forwards accept complex numbers, so that npdiff.verify.gradcheck can differentiate them to machine precision.
+L is any scalar that depends on y, usually the loss. dy is the gradient of L with respect to y. f_backward
+returns the gradients of the same L with respect to f's inputs, in their order. A loss is itself the last
+pair: its backward takes the cache alone, as dL/dL = 1.
+
+Nothing has state and nothing is recorded: the caller hands each cache back. Each backward is derived in its
+docstring, line for line with its code. In the derivations ∂y/∂x is a derivative, and dx is the gradient
+∂L/∂x. Forwards accept complex numbers, so npdiff.verify.gradcheck can differentiate them to machine
+precision.
 """
 
 from npdiff.nn.activation import silu_backward, silu_forward

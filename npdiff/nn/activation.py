@@ -1,10 +1,14 @@
-"""The nonlinearity SiLU, y = x sigmoid(x) (Elfwing et al. 2018; Ramachandran et al. 2017, "swish"), element by element on any shape."""
+"""The nonlinearity SiLU, y = x sigmoid(x), element by element on any shape.
+
+Sources: [Elfwing et al. 2018](https://arxiv.org/abs/1702.03118);
+[Ramachandran et al. 2017](https://arxiv.org/abs/1710.05941), who call it "swish".
+"""
 
 import numpy as np
 
 
 def sigmoid(x):
-    """1 / (1 + exp(-x)), through the identity  sigmoid(x) = (1 + tanh(x/2)) / 2,  which cannot overflow."""
+    """1 / (1 + exp(-x)), computed as  (1 + tanh(x/2)) / 2,  which cannot overflow."""
     s = 0.5 * x
     np.tanh(s, out=s)
     s *= 0.5
@@ -22,8 +26,8 @@ def silu_forward(x):
 def silu_backward(dy, cache):
     """dy (...) -> dx (...)
 
-    With s = sigmoid(x)     ds/dx = s (1 - s)
-    y = x s                 dy/dx = s + x s (1 - s)          product rule
+    With s = sigmoid(x)     ∂s/∂x = s (1 - s)
+    y = x s                 ∂y/∂x = s + x s (1 - s)          product rule
                                   = s + y (1 - s)            x s is y again
     Chain rule                 dx = dy (s + y (1 - s))
     """

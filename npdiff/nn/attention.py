@@ -1,15 +1,18 @@
-"""Self-attention (Vaswani et al. 2017): every position of an image reads from all positions, weighted by how well its query meets their keys.
+"""Self-attention: every position of an image reads from all positions.
 
-N batch, P positions (H W), C channels in h heads of d = C/h; each head attends on its own.
+What a position reads from another is weighted by how well its query fits the other's key.
+N batch, P positions (H W), C channels in h heads of d = C/h entries. Each head attends on its own.
+Source: [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762).
 """
 
 import numpy as np
 
 
 def attention_forward(qkv, heads):
-    """y = softmax(q k^T / sqrt(d)) v for each image and head, where qkv holds queries, keys and values side by side.
+    """z = softmax(q k^T / sqrt(d)) v for each image and head; y is z with the heads side by side.
 
-    qkv (N, P, 3C) -> y (N, P, C). Raises ValueError unless heads divides C. The linear layers before and after are the caller's.
+    qkv (N, P, 3C) holds queries, keys and values side by side -> y (N, P, C). The linear layers before and
+    after are the caller's. Raises ValueError unless heads divides C.
     """
     N, P, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     if C % heads:
@@ -25,16 +28,24 @@ def attention_forward(qkv, heads):
 def attention_backward(dy, cache):
     """dy (N, P, C) -> dqkv (N, P, 3C)
 
-    For one image and head; i is the position that reads, j the one that is read, d the place within the head
-        score[i,j] = scale sum_d q[i,d] k[j,d]      a[i,j] = exp(score[i,j]) / sum_j exp(score[i,j])      z[i,d] = sum_j a[i,j] v[j,d]
-    The reading is a matrix product, so as in the linear layer
-        dv[j,d] = sum_i a[i,j] dz[i,d]                          dv = a^T dz
-        da[i,j] = sum_d dz[i,d] v[j,d]                          da = dz v^T
-    Softmax, within one row i      ∂a[i,m]/∂score[i,j] = a[i,m] ([m = j] - a[i,j])
-        dscore[i,j] = sum_m da[i,m] ∂a[i,m]/∂score[i,j] = a[i,j] (da[i,j] - sum_m da[i,m] a[i,m])
+    For one image and head: i is the position that reads, j (or m) the one that is read, e an entry of the
+    head
+        score[i,j] = scale sum_e q[i,e] k[j,e]
+        a[i,j] = exp(score[i,j]) / sum_m exp(score[i,m])
+        z[i,e] = sum_j a[i,j] v[j,e]
+    z is a matrix product, so as in the linear layer
+        dv[j,e] = sum_i a[i,j] dz[i,e]                          dv = a^T dz
+        da[i,j] = sum_e dz[i,e] v[j,e]                          da = dz v^T
+    Softmax, within one row i. With S = sum_m exp(score[i,m]), a[i,m] = exp(score[i,m]) / S, the quotient rule
+    gives
+        ∂a[i,m]/∂score[i,j] = (1 if m = j else 0) exp(score[i,m]) / S - exp(score[i,m]) exp(score[i,j]) / S^2
+                            = a[i,m] ((1 if m = j else 0) - a[i,j])
+    score[i,j] reaches every a[i,m] of its row
+        dscore[i,j] = sum_m da[i,m] a[i,m] ((1 if m = j else 0) - a[i,j])
+                    = a[i,j] (da[i,j] - sum_m da[i,m] a[i,m])
     The scores are a matrix product too
-        dq[i,d] = scale sum_j dscore[i,j] k[j,d]                dq = scale dscore k
-        dk[j,d] = scale sum_i dscore[i,j] q[i,d]                dk = scale dscore^T q
+        dq[i,e] = scale sum_j dscore[i,j] k[j,e]                dq = scale dscore k
+        dk[j,e] = scale sum_i dscore[i,j] q[i,e]                dk = scale dscore^T q
     """
     q, k, v, a, scale = cache
     N, heads, P, d = q.shape
@@ -50,6 +61,10 @@ def attention_backward(dy, cache):
 
 
 def softmax(score):
-    """exp(score) / sum(exp(score)) along the last axis. A shift common to a row cancels; that by its largest (real part) keeps exp from overflowing."""
+    """exp(score) / sum(exp(score)) along the last axis.
+
+    A number that is subtracted from a whole row cancels. Here it is the row's largest (real part), so exp
+    cannot overflow.
+    """
     e = np.exp(score - score.real.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)

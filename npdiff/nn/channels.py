@@ -1,22 +1,26 @@
-"""Where two streams meet.   N batch, H x W positions, C channels (A and B of two images)"""
+"""A second input for the channels of an image: a number is added to each channel, or more channels are
+appended.
+
+N batch, H x W positions, C channels; A and B are the channels of two images.
+"""
 
 import numpy as np
 
 
 def add_channels_forward(x, e):
-    """y[n,h,w,c] = x[n,h,w,c] + e[n,c]: one number for each channel, at every position.   x (N, H, W, C), e (N, C) -> y (N, H, W, C)"""
-    y = x + e[:, None, None, :]
+    """y[n,h,w,c] = x[n,h,w,c] + e[n,c]: one number a channel.   x (N, H, W, C), e (N, C) -> y (N, H, W, C)"""
+    y = x + e[:, None, None, :]                                   # (N, H, W, C)
     return y, None
 
 
 def add_channels_backward(dy, cache):
     """dy (N, H, W, C) -> dx (N, H, W, C), de (N, C)
 
-    x[n,h,w,c] occurs in one output               dx[n,h,w,c] = dy[n,h,w,c]
-    e[n,c] occurs in the outputs at every h, w    de[n,c] = sum_hw dy[n,h,w,c]
+    x[n,h,w,c] is in one output                 dx[n,h,w,c] = dy[n,h,w,c]
+    e[n,c] is in the outputs at every h, w      de[n,c] = sum_hw dy[n,h,w,c]
     """
     dx = dy
-    de = np.einsum("nhwc->nc", dy)                                # (N, C)
+    de = np.einsum("nhwc->nc", dy)                                # (N, C), the sum over positions in one pass
     return dx, de
 
 

@@ -1,25 +1,30 @@
-"""Convolution: the same small linear layer at every position of an image.   N batch, H x W positions, I inputs, O outputs, kh x kw taps, stride s
+"""Convolution: one small linear layer at every position of an image. The rest of this file is speed.
 
-It is computed as the linear layer that it is: copy the patch that each output position sees into one row of a matrix, and multiply by the kernel
-written as a matrix. Rows are built and used in blocks that fit in the processor's cache, so the copies never travel to memory.
+The plain version, index by index, is in tests/loops.py. Here the patch that each output position sees is
+copied into one row of a matrix, and the matrix is multiplied by the kernel. Rows are made and used in blocks
+that fit in the processor's cache, so the copies never go to main memory.
+
+N batch, H x W positions, I inputs, O outputs, kh x kw taps, stride s.
 """
 
 import math
 
 import numpy as np
 
-BLOCK_BYTES = 2**21     # of one block of patches: about a second-level cache; with smaller blocks, large kernels are read and summed too often
+BLOCK_BYTES = 2**21     # of one block of patches, about a second-level cache
 
 
 def conv2d_forward(x, W, b, stride=1):
-    """y = the kernel's weighted sum around every s-th position of x, zeros beyond the edge; kh and kw are odd ("same" padding).
+    """y = the kernel's weighted sum around every s-th position of x, with zeros beyond the edge ("same"
+    padding).
 
-        y[n,h,w,o] = sum_ijc x[n, sh + i - p, sw + j - q, c] W[i,j,c,o] + b[o]        p = (kh-1)/2, q = (kw-1)/2
+        y[n,h,w,o] = sum_ijc x[n,sh+i-p,sw+j-q,c] W[i,j,c,o] + b[o]        p = (kh-1)/2,  q = (kw-1)/2
 
-    x (N, H, W, I), W (kh, kw, I, O), b (O,) -> y (N, ceil(H/s), ceil(W/s), O). Raises ValueError for an even kernel or for channels that do not match.
+    x (N, H, W, I), W (kh, kw, I, O), b (O,) -> y (N, ceil(H/s), ceil(W/s), O)
+    Raises ValueError for an even kh or kw and for channels that do not match.
     """
-    kh, kw, I, O = W.shape
     check_kernel(x, W)
+    kh, kw, I, O = W.shape
     N, H, width, _ = x.shape
     y = np.empty((N, -(-H // stride), -(-width // stride), O), np.result_type(x, W, b))
     for block, rows in patches(x, kh, kw, stride):
@@ -32,22 +37,28 @@ def conv2d_forward(x, W, b, stride=1):
 def conv2d_backward(dy, cache):
     """dy (N, ceil(H/s), ceil(W/s), O) -> dx (N, H, W, I), dW (kh, kw, I, O), db (O,)
 
-    Stride   Stride s keeps every s-th position of the convolution of stride 1. What is not kept has no effect on L, so its gradient is zero:
-        write dy at the kept positions of zeros (N, H, W, O), and stride 1 is all that remains to derive.
-    One output   y[n,h,w,o] = sum_ijc x[n, h+i-p, w+j-q, c] W[i,j,c,o] + b[o]
-    reaches the input at (h', w') = (h+i-p, w+j-q), so that input reaches the outputs at (h, w) = (h'+p-i, w'+q-j). Sum over them:
-        dx[n,h',w',c] = sum_ijo dy[n, h'+p-i, w'+q-j, o] W[i,j,c,o]
-    Count the taps from the other end, a = kh-1-i and e = kw-1-j. As kh = 2p+1, p-i = a-p, and likewise q-j = e-q:
-        dx[n,h',w',c] = sum_aeo dy[n, h'+a-p, w'+e-q, o] turned[a,e,o,c],     turned[a,e,o,c] = W[kh-1-a,kw-1-e,c,o]
-    This is the forward again: the convolution of dy with the kernel turned by 180 degrees, inputs and outputs exchanged. So with the patches of dy,
-        rows[(n,h',w'), (a,e,o)] = dy[n, h'+a-p, w'+e-q, o]       dx = rows turned
-    W[i,j,c,o] meets every input once, at the output that the same row holds:
-        dW[i,j,c,o] = sum_nh'w' x[n,h',w',c] dy[n, h'+p-i, w'+q-j, o] = sum_nh'w' x[n,h',w',c] rows[(n,h',w'), (a,e,o)]     dW turned = x^T rows
-    b[o] is in every output      db[o] = sum_nhw dy[n,h,w,o]
+    Stride. A convolution of stride s is one of stride 1 of which every s-th position is kept. What is not
+    kept does not reach L, so its gradient is zero: write dy to the kept positions of zeros (N, H, W, O), and
+    take stride 1. One output
+        y[n,h,w,o] = sum_ijc x[n,h+i-p,w+j-q,c] W[i,j,c,o] + b[o]
+    It depends on the input at (h', w') = (h+i-p, w+j-q). So the input at (h', w') reaches the outputs at
+    (h, w) = (h'+p-i, w'+q-j), one for each tap. Sum over them
+        dx[n,h',w',c] = sum_ijo dy[n,h'+p-i,w'+q-j,o] W[i,j,c,o]
+    Count the taps from the other end: a = kh-1-i, e = kw-1-j. As kh = 2p+1, p-i = a-p, and as kw = 2q+1, q-j
+    = e-q
+        dx[n,h',w',c] = sum_aeo dy[n,h'+a-p,w'+e-q,o] turned[a,e,o,c]
+        turned[a,e,o,c] = W[kh-1-a,kw-1-e,c,o]
+    This is the forward again, with dy for x and the turned kernel for W. So with the patches of dy
+        rows[(n,h',w'),(a,e,o)] = dy[n,h'+a-p,w'+e-q,o]                         dx = rows turned
+    W[i,j,c,o] meets the input at (h', w') in the output at (h'+p-i, w'+q-j), which rows holds as well
+        dW[i,j,c,o] = sum_nh'w' x[n,h',w',c] dy[n,h'+p-i,w'+q-j,o]
+                    = sum_nh'w' x[n,h',w',c] rows[(n,h',w'),(a,e,o)]            dW, turned back = x^T rows
+    b[o] is in every output
+        db[o] = sum_nhw dy[n,h,w,o]
     """
     x, W, stride = cache
     kh, kw, I, O = W.shape
-    db = np.einsum("nhwo->no", dy).sum(0)                         # (O,)
+    db = np.einsum("nhwo->no", dy).sum(0)                         # (O,), the sum over n, h, w in one pass
     if stride > 1:
         kept, dy = dy, np.zeros((*x.shape[:3], O), dy.dtype)      # (N, H, W, O)
         dy[:, ::stride, ::stride] = kept
@@ -57,14 +68,15 @@ def conv2d_backward(dy, cache):
     for block, rows in patches(dy, kh, kw):
         np.matmul(rows, turned, out=dx[block].reshape(-1, I))     # into a view of dx
         dW += x[block].reshape(-1, I).T @ rows                    # (I, kh kw O)
-    dW = dW.reshape(I, kh, kw, O).transpose(1, 2, 0, 3)[::-1, ::-1]    # (kh, kw, I, O), turned back
-    return dx, np.ascontiguousarray(dW), db
+    dW = dW.reshape(I, kh, kw, O).transpose(1, 2, 0, 3)           # (kh, kw, I, O)
+    return dx, np.ascontiguousarray(dW[::-1, ::-1]), db
 
 
 def patches(x, kh, kw, stride=1):
-    """The patches that a kernel sees, block by block: yields (block, rows), rows (M, kh kw C) the patches of the M output positions y[block].
+    """The patches that a kernel sees, block by block.   x (N, H, W, C) -> yields (block, rows)
 
-    x (N, H, W, C). A block is a tuple of two slices, of images and of rows of y: whole images while they are small, else part of one image.
+    block is a tuple of two slices, of images and of lines of y: whole images while they are small, else part
+    of one. rows (M, kh kw C) are the patches of the M positions in y[block].
     """
     N, H, W, C = x.shape
     p, q = kh // 2, kw // 2
@@ -72,17 +84,19 @@ def patches(x, kh, kw, stride=1):
     if p or q:
         padded = np.zeros((N, H + 2 * p, W + 2 * q, C), x.dtype)
         padded[:, p:p + H, q:q + W] = x
-    by_n, by_h, by_w, by_c = padded.strides
     height, width = -(-H // stride), -(-W // stride)              # of y
-    windows = np.lib.stride_tricks.as_strided(                    # windows[n,h,w,i,j] = padded[n, sh+i, sw+j], a view
-        padded, (N, height, width, kh, kw, C), (by_n, by_h * stride, by_w * stride, by_h, by_w, by_c), writeable=False)
-    lines = max(1, BLOCK_BYTES // (width * kh * kw * C * x.itemsize))       # of y, in one block
+    by_n, by_h, by_w, by_c = padded.strides
+    # A view: windows[n,h,w,i,j] = padded[n,sh+i,sw+j]
+    windows = np.lib.stride_tricks.as_strided(
+        padded, shape=(N, height, width, kh, kw, C),
+        strides=(by_n, by_h * stride, by_w * stride, by_h, by_w, by_c), writeable=False)
+    lines = max(1, BLOCK_BYTES // (width * kh * kw * C * x.itemsize))           # of y, in one block
     images = max(1, lines // height)
     lines = math.ceil(height / math.ceil(height / lines))         # blocks of equal height
     for n in range(0, N, images):
         for h in range(0, height, lines):
             block = slice(n, n + images), slice(h, h + lines)
-            yield block, windows[block].reshape(-1, kh * kw * C)  # (M, kh kw C), a copy for all but 1 x 1 kernels
+            yield block, windows[block].reshape(-1, kh * kw * C)  # (M, kh kw C), a copy unless kh = kw = 1
 
 
 def check_kernel(x, W):

@@ -1,9 +1,10 @@
-"""Embeddings: a few numbers become the sines and cosines of many multiples of themselves, a label becomes a vector.
+"""Embeddings: numbers become the sines and cosines of their multiples; a label becomes a vector.
 
-N batch, D coordinates (of a point, of a label's vector), F frequencies, K labels
+To a network, the inputs 500 and 501 are almost the same. The sine of a large multiple tells them apart, and
+the sine of a small multiple tells 500 from 900. Labels have no order: each has a vector of its own, trained
+like any weight.
 
-A network fed a coordinate as one number sees 500 and 501 as almost the same input. Fed sines of rising frequency, it can tell
-neighbours apart and still see what is far. Labels have no order at all: each is given a vector of its own, trained like any weight.
+N batch, D coordinates (of a point, of a label's vector), F frequencies, K labels.
 """
 
 from functools import cache
@@ -12,7 +13,10 @@ import numpy as np
 
 
 def fourier_forward(x, B):
-    """y = [sin(x B), cos(x B)].   x (N, D), B (D, F) -> y (N, 2F)     (Tancik et al. 2020, "Fourier features")"""
+    """y = [sin(x B), cos(x B)].   x (N, D), B (D, F) -> y (N, 2F)
+
+    Source: [Tancik et al. 2020](https://arxiv.org/abs/2006.10739), "Fourier features".
+    """
     angle = x @ B                                                 # (N, F)
     y = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)    # (N, 2F)
     return y, (x, B, y)
@@ -21,9 +25,10 @@ def fourier_forward(x, B):
 def fourier_backward(dy, cache):
     """dy (N, 2F) -> dx (N, D), dB (D, F)
 
-    The outputs           y[n,f] = sin(angle[n,f])     y[n,F+f] = cos(angle[n,f])     angle[n,f] = sum_d x[n,d] B[d,f]
-    Through sin and cos   dangle[n,f] = dy[n,f] cos(angle[n,f]) - dy[n,F+f] sin(angle[n,f]);   y already holds both
-    Through the product, as in the linear layer:
+    The outputs   y[n,f] = sin(angle[n,f])     y[n,F+f] = cos(angle[n,f])     angle[n,f] = sum_d x[n,d] B[d,f]
+    angle[n,f] is in two outputs, and y already holds the sine and the cosine
+        dangle[n,f] = dy[n,f] cos(angle[n,f]) - dy[n,F+f] sin(angle[n,f])
+    angle is a matrix product, so as in the linear layer
         dx[n,d] = sum_f dangle[n,f] B[d,f]
         dB[d,f] = sum_n x[n,d] dangle[n,f]
     """
@@ -37,27 +42,32 @@ def fourier_backward(dy, cache):
 
 
 def sinusoidal_embedding(t, dim, max_period, dtype):
-    """The embedding of timesteps: Fourier features of t at geometrically falling frequencies.   t (N,) integers -> (N, dim)
+    """Sines and cosines of the timesteps, at falling frequencies.   t (N,) integers -> (N, dim)
 
-        y[n,k] = sin(w[k] (t[n] - 1))     y[n,dim/2+k] = cos(w[k] (t[n] - 1))     w[k] = max_period^(-k / (dim/2)),  k = 0..dim/2-1
+        y[n,k] = sin(w[k] (t[n] - 1))     y[n,K+k] = cos(w[k] (t[n] - 1))     k = 0..K-1,  K = dim/2
+        w[k] = max_period^(-k/K)
 
-    The network sees t - 1, counted from 0, as the source recipes and diffusers do. It has no backward: t is data, nothing is trained through it.
-    Source: Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020, appendix B.
+    The fastest sine has the period 2 pi steps, the slowest 2 pi max_period^((K-1)/K) steps. The network sees
+    t - 1, counted from 0, as the published recipes and diffusers do. There is no backward: t is data. Source:
+    Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020, appendix B.
     """
-    w = frequencies(dim, max_period).astype(dtype)                # (1, dim/2)
+    w = frequencies(dim, max_period).astype(dtype)                # (1, K)
     y, _ = fourier_forward((t[:, None] - 1).astype(dtype), w)
     return y                                                      # (N, dim)
 
 
 @cache
 def frequencies(dim, max_period):
-    """w[k] = max_period^(-k / (dim/2)), float64 (1, dim/2)."""
+    """w[k] = max_period^(-k/K) for k = 0..K-1, K = dim/2, float64 (1, K)."""
     k = np.arange(dim // 2)
     return max_period ** (-k / (dim // 2))[None, :]
 
 
 def embedding_lookup_forward(labels, table):
-    """y[n] = table[labels[n]].   labels (N,) integers in 0..K-1, table (K, D) -> y (N, D). Raises ValueError for another label."""
+    """y[n] = table[labels[n]].   labels (N,) integers in 0..K-1, table (K, D) -> y (N, D)
+
+    Raises ValueError for another label.
+    """
     K = len(table)
     labels = check_labels(labels, len(labels), K)
     y = table[labels]                                             # (N, D)
@@ -65,10 +75,12 @@ def embedding_lookup_forward(labels, table):
 
 
 def embedding_lookup_backward(dy, cache):
-    """dy (N, D) -> dtable (K, D); the labels are data and get no gradient.
+    """dy (N, D) -> dtable (K, D). The labels are data and get no gradient.
 
-    Write the choice as a product      y[n,d] = sum_k chosen[n,k] table[k,d],   chosen[n,k] = 1 where k = labels[n], else 0
-    As in the linear layer             dtable[k,d] = sum_n chosen[n,k] dy[n,d]       a label that occurs twice gathers both gradients
+    Write the lookup as a matrix product, with chosen[n,k] = 1 if k = labels[n] else 0
+        y[n,d] = sum_k chosen[n,k] table[k,d]
+    So as in the linear layer
+        dtable[k,d] = sum_n chosen[n,k] dy[n,d]                   gradients of equal labels add
     """
     labels, K = cache
     chosen = (labels[:, None] == np.arange(K)).astype(dy.dtype)   # (N, K)

@@ -1,4 +1,7 @@
-"""The training losses: mean squared error over every entry (Ho et al. 2020, eq. 14, L_simple), and cross-entropy for a classifier."""
+"""The losses: mean squared error (Ho et al. 2020, eq. 14, L_simple), and cross-entropy for a classifier.
+
+A loss is the L of all other gradients, so its backward takes no dy: dL/dL = 1.
+"""
 
 import numpy as np
 
@@ -7,17 +10,19 @@ from npdiff.nn.embedding import check_labels
 
 
 def mse_forward(y, target, weight=None):
-    """loss = mean(weight (y - target)^2).   y, target (N, ...) of one shape, weight (N,) or None for 1 -> a scalar"""
-    error = y - target
+    """loss = mean(weight (y - target)^2).   y, target (N, ...), weight (N,) or None for 1 -> a scalar"""
+    error = y - target                                            # (N, ...)
     weighted = error if weight is None else weight.reshape(-1, *[1] * (y.ndim - 1)) * error
     return (weighted * error).sum() / error.size, weighted
 
 
 def mse_backward(cache):
-    """-> dy in the shape of y; target and weight are data and get no gradient.
+    """-> dy in the shape of y. target and weight are data and get no gradient.
 
-    With M entries    loss = 1/M sum_m weight[m] error[m]^2,   error[m] = y[m] - target[m]
-    Each y[m] occurs in one term     dy[m] = 2/M weight[m] error[m]
+    M entries, numbered m; n(m) is the sample that entry m belongs to
+        loss = 1/M sum_m weight[n(m)] error[m]^2,   error[m] = y[m] - target[m]
+    Each y[m] is in one term
+        dy[m] = 2/M weight[n(m)] error[m]
     """
     weighted = cache
     dy = (2 / weighted.size) * weighted
@@ -25,11 +30,12 @@ def mse_backward(cache):
 
 
 def cross_entropy_forward(logits, labels):
-    """loss = mean(-log p[n, labels[n]]), p = softmax(logits) along each row.   logits (N, K), labels (N,) integers in 0..K-1 -> a scalar
+    """loss = mean(-log p[n,labels[n]]), p = softmax(logits).   logits (N, K), labels (N,) -> a scalar
 
-    -log p[n,l] = log sum_k exp(logits[n,k]) - logits[n,l]. A shift common to a row cancels; that by its largest (real part) keeps exp
-    from overflowing.
-    Raises ValueError for another number of labels than of rows, or a label out of range.
+        -log p[n,l] = log sum_k exp(logits[n,k]) - logits[n,l]
+
+    A number that is subtracted from a whole row cancels. Here it is the row's largest (real part), so exp
+    cannot overflow. Raises ValueError unless labels are N integers in 0..K-1.
     """
     N, K = logits.shape
     labels = check_labels(labels, N, K)
@@ -39,12 +45,14 @@ def cross_entropy_forward(logits, labels):
 
 
 def cross_entropy_backward(cache):
-    """-> dlogits (N, K); the labels are data and get no gradient.
+    """-> dlogits (N, K). The labels are data and get no gradient.
 
-    One row, l its label      loss[n] = log S - logits[n,l],   S = sum_k exp(logits[n,k])
-    The logarithm of the sum  ∂(log S)/∂logits[n,k] = exp(logits[n,k]) / S = p[n,k]           the softmax itself
-    The label's own logit     ∂logits[n,l]/∂logits[n,k] = [k = l]
-    The loss is their mean    dlogits[n,k] = (p[n,k] - [k = l]) / N
+    One row n, l its label, S = sum_k exp(logits[n,k])
+        loss[n] = log S - logits[n,l]
+        ∂(log S)/∂logits[n,k] = exp(logits[n,k]) / S = p[n,k]     the softmax
+        ∂logits[n,l]/∂logits[n,k] = 1 if k = l else 0
+    The loss is the mean over rows
+        dlogits[n,k] = (p[n,k] - (1 if k = l else 0)) / N
     """
     logits, labels = cache
     N = len(logits)

@@ -1,67 +1,83 @@
-"""Group normalisation (Wu and He 2018): each group of an image's channels gets mean 0 and variance 1, then each channel its own scale and shift.
+"""Group normalisation: each group of an image's channels gets mean 0 and variance 1, then each channel its
+own scale and shift.
 
-N batch, H x W positions, C channels in G groups of C/G neighbours; M = H W C/G entries of one image's group.
+N batch, H x W positions (P = H W of them), C channels in G groups of C/G neighbours. M = P C/G entries in one
+group of one image. Source: [Wu and He 2018](https://arxiv.org/abs/1803.08494).
 """
 
 import numpy as np
 
-EPS = 1e-5      # keeps a constant group from dividing by zero; the usual value
+EPS = 1e-5      # keeps a constant group from a division by zero; the usual value
 
 
 def group_norm_forward(x, gamma, beta, groups):
-    """y = gamma (x - mean) / sqrt(var + EPS) + beta, with mean and (biased) variance over each image's group, gamma and beta for each channel.
+    """xhat = (x - mean) / sqrt(var + EPS), y = gamma xhat + beta. mean and (biased) variance are those of a
+    group.
 
     x (N, H, W, C), gamma (C,), beta (C,) -> y (N, H, W, C). Raises ValueError unless groups divides C.
     """
     N, H, W, C = x.shape
     if C % groups:
         raise ValueError(f"groups is {groups}; it must divide the {C} channels")
-    x = x.reshape(N, H * W, C)
-    mean = group_mean(np.einsum("npc->nc", x), H * W, groups)     # (N, 1, C), equal within a group
-    centred = x - mean                                            # (N, HW, C)
-    var = group_mean(np.einsum("npc,npc->nc", centred, centred), H * W, groups)             # (N, 1, C)
-    rstd = (var + EPS) ** -0.5
-    scale = rstd * gamma                                          # (N, 1, C)
-    y = np.multiply(centred, scale, dtype=np.result_type(centred, scale, beta))
-    y += beta
-    return y.reshape(N, H, W, C), (centred, rstd, gamma, groups)
+    x = x.reshape(N, H * W, C)                                    # (N, P, C)
+    mean = group_mean(sum_over_positions(x), H * W, groups)       # (N, 1, C), equal within a group
+    xhat = x - mean                                               # (N, P, C), so far x - mean
+    var = group_mean(sum_over_positions(xhat, xhat), H * W, groups)             # (N, 1, C)
+    rstd = (var + EPS) ** -0.5                                    # (N, 1, C)
+    xhat *= rstd                                                  # (N, P, C)
+    y = gamma * xhat + beta                                       # (N, P, C)
+    return y.reshape(N, H, W, C), (xhat, rstd, gamma, groups)
 
 
 def group_norm_backward(dy, cache):
     """dy (N, H, W, C) -> dx (N, H, W, C), dgamma (C,), dbeta (C,)
 
-    Scale and shift   y[n,p,c] = gamma[c] xhat[n,p,c] + beta[c];   gamma[c] and beta[c] reach every n, p
+    Scale and shift   y[n,p,c] = gamma[c] xhat[n,p,c] + beta[c].   gamma[c] and beta[c] are in every n, p
         dbeta[c]  = sum_np dy[n,p,c]
         dgamma[c] = sum_np dy[n,p,c] xhat[n,p,c]
         dxhat[n,p,c] = dy[n,p,c] gamma[c]
     One group of one image, its M entries numbered m
-        xhat[m] = (x[m] - mean) rstd,   mean = 1/M sum_m x[m],   rstd = (1/M sum_m (x[m] - mean)^2 + EPS)^(-1/2)
+        xhat[m] = (x[m] - mean) rstd      mean = 1/M sum_m x[m]      rstd = (var + EPS)^(-1/2)
+        var = 1/M sum_m (x[m] - mean)^2
+    Derivatives with respect to one entry x[k]
         ∂mean/∂x[k] = 1/M
-        ∂rstd/∂x[k] = -1/2 rstd^3 2/M (x[k] - mean) = -1/M rstd^2 xhat[k];     the way through mean adds nothing, as sum_m (x[m] - mean) = 0
-        ∂xhat[m]/∂x[k] = rstd ([m = k] - 1/M) + (x[m] - mean) ∂rstd/∂x[k] = rstd ([m = k] - 1/M - 1/M xhat[m] xhat[k])
-    Chain rule, x[k] reaching every xhat[m] of its group:
+        ∂var/∂x[k]  = 2/M (x[k] - mean)      (the way through mean gives sum_m (x[m] - mean) = 0)
+        ∂rstd/∂x[k] = -1/2 rstd^3 ∂var/∂x[k] = -1/M rstd^3 (x[k] - mean) = -1/M rstd^2 xhat[k]
+        ∂xhat[m]/∂x[k] = rstd (1 if m = k else 0) - rstd 1/M + (x[m] - mean) ∂rstd/∂x[k]
+                       = rstd ((1 if m = k else 0) - 1/M - 1/M xhat[m] xhat[k])
+    Chain rule: x[k] reaches every xhat[m] of its group, dx[k] = sum_m dxhat[m] ∂xhat[m]/∂x[k]
         dx[k] = rstd (dxhat[k] - 1/M sum_m dxhat[m] - xhat[k] 1/M sum_m dxhat[m] xhat[m])
               = rstd (dxhat[k] - average - xhat[k] overlap)
-    Both sums run over positions first, where gamma is constant, so the sums that dbeta and dgamma need serve again. Kept from the forward is
-    centred = x - mean; as xhat = centred rstd, and rstd is constant within a group, rstd goes into the small factors.
+    gamma is the same at all positions, so the two sums over m are sums of gamma[c] times a sum over
+    positions.
     """
-    centred, rstd, gamma, groups = cache
-    N, P, C = centred.shape
+    xhat, rstd, gamma, groups = cache
+    N, P, C = xhat.shape
     shape, dy = dy.shape, dy.reshape(N, P, C)
-    sum_dy = np.einsum("npc->nc", dy)                             # (N, C)
-    sum_dy_xhat = np.einsum("npc,npc->nc", dy, centred) * rstd[:, 0]                        # (N, C)
+    sum_dy = sum_over_positions(dy)                               # (N, C)
+    sum_dy_xhat = sum_over_positions(dy, xhat)                    # (N, C)
     dbeta = sum_dy.sum(0)                                         # (C,)
     dgamma = sum_dy_xhat.sum(0)                                   # (C,)
     average = group_mean(gamma * sum_dy, P, groups)               # (N, 1, C)
     overlap = group_mean(gamma * sum_dy_xhat, P, groups)          # (N, 1, C)
-    dx = dy * (rstd * gamma)                                      # (N, HW, C): rstd dxhat
-    dx -= rstd * average
-    dx -= centred * (rstd ** 2 * overlap)                         # rstd xhat overlap
+    dx = dy * gamma                                               # (N, P, C), so far dxhat
+    dx -= average
+    dx -= xhat * overlap
+    dx *= rstd
     return dx.reshape(shape), dgamma, dbeta
 
 
 def group_mean(sums, positions, groups):
-    """Means over groups, from the sums over positions of each channel: (N, C) -> (N, 1, C), each group's mean written at each of its channels."""
+    """The mean of each group, written at each of its channels.   sums over positions (N, C) -> (N, 1, C)"""
     N, C = sums.shape
-    means = sums.reshape(N, groups, C // groups).sum(2) / (positions * (C // groups))       # (N, G)
+    of_group = sums.reshape(N, groups, C // groups).sum(2)        # (N, G)
+    means = of_group / (positions * (C // groups))                # (N, G)
     return np.repeat(means, C // groups, axis=1)[:, None, :]      # (N, 1, C)
+
+
+def sum_over_positions(x, factor=None):
+    """sum_p x[n,p,c], or sum_p x[n,p,c] factor[n,p,c].   (N, P, C) -> (N, C)
+
+    einsum multiplies and adds in one pass, without a product array in between.
+    """
+    return np.einsum("npc->nc", x) if factor is None else np.einsum("npc,npc->nc", x, factor)

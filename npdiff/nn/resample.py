@@ -1,10 +1,17 @@
-"""Halving and doubling an image.   N batch, H x W positions, C channels; a cell is the square of 2 x 2 fine positions under one coarse position"""
+"""Halving and doubling the sides of an image.
+
+N batch, H x W positions, C channels. A cell is the square of 2 x 2 fine positions that one coarse position
+covers.
+"""
 
 import numpy as np
 
 
 def avg_pool_forward(x):
-    """y = the mean of each cell.   x (N, H, W, C) -> y (N, H/2, W/2, C). Raises ValueError for an odd H or W."""
+    """y = the mean of each cell.   x (N, H, W, C) -> y (N, H/2, W/2, C)
+
+    Raises ValueError for an odd H or W.
+    """
     _, H, W, _ = x.shape
     if H % 2 or W % 2:
         raise ValueError(f"the image is {H} x {W}; halving needs even sides")
@@ -16,8 +23,8 @@ def avg_pool_forward(x):
 def avg_pool_backward(dy, cache):
     """dy (N, H/2, W/2, C) -> dx (N, H, W, C)
 
-    One output     y[n,h,w,c] = 1/4 sum_ij x[n,2h+i,2w+j,c],   i, j = 0, 1
-    Each x occurs in one y     dx[n,2h+i,2w+j,c] = 1/4 dy[n,h,w,c]      every entry is written to its whole cell
+    One output            y[n,h,w,c] = 1/4 sum_ij x[n,2h+i,2w+j,c],   i, j = 0, 1
+    Each x is in one y    dx[n,2h+i,2w+j,c] = 1/4 dy[n,h,w,c]          each entry is written to its whole cell
     """
     dx = cell_fill(0.25 * dy)                                     # (N, H, W, C)
     return dx
@@ -31,8 +38,8 @@ def upsample_forward(x):
 def upsample_backward(dy, cache):
     """dy (N, 2H, 2W, C) -> dx (N, H, W, C)
 
-    Four outputs   y[n,2h+i,2w+j,c] = x[n,h,w,c],   i, j = 0, 1
-    Sum over them  dx[n,h,w,c] = sum_ij dy[n,2h+i,2w+j,c]
+    Each x is in four y   y[n,2h+i,2w+j,c] = x[n,h,w,c],   i, j = 0, 1
+    Sum over them         dx[n,h,w,c] = sum_ij dy[n,2h+i,2w+j,c]
     """
     dx = cell_sum(dy)                                             # (N, H, W, C)
     return dx

@@ -28,7 +28,7 @@ def load(spec, dtype, threads=None):
 
 
 def ulps(a, b):
-    """The distance of two arrays of one float dtype, element by element, in units of the last place of the larger."""
+    """The distance of two arrays of one float dtype, element by element, in units of the larger's last place."""
     return abs(a - b) / np.spacing(np.maximum(abs(a), abs(b)))
 
 
@@ -61,8 +61,8 @@ def compare_gradients(backends, recipe, seed):
     for backend in backends:
         loss, grads = new_denoiser(backend, recipe, seed).loss_and_grads(next(backend.batches(recipe, seed)))
         results.append({"loss": np.array(loss)} | {name: backend.to_numpy(g) for name, g in grads.items()})
-    first, second = results
-    return {name: tensor_error(second[name].astype(np.float64), first[name].astype(np.float64)) for name in first}
+    first, second = ({name: g.astype(np.float64) for name, g in result.items()} for result in results)
+    return {name: tensor_error(second[name], first[name]) for name in first}
 
 
 def drift(backends, recipe, seed):
@@ -98,7 +98,7 @@ def training_step(backend, recipe, seed):
 
 
 def sampling_step(backend, recipe, seed):
-    """-> a function that makes the next jump of the ancestral sampler for batch_size samples, again and again."""
+    """-> a function that makes the next jump of the ancestral sampler, for batch_size samples."""
     denoiser, n = new_denoiser(backend, recipe, seed), recipe.batch_size
 
     def jumps():
@@ -151,7 +151,8 @@ def time_in_turns(functions, seconds=0.1):
         calls.append(max(1, round(seconds / seconds_of(function, 1))))
     rounds, begun = [], time.perf_counter()
     while len(rounds) < 15:
-        rounds.append([1000 * seconds_of(function, count) for function, count in zip(functions, calls, strict=True)])
+        rounds.append([1000 * seconds_of(function, count)
+                       for function, count in zip(functions, calls, strict=True)])
         if len(rounds) >= 5 and (time.perf_counter() - begun) / len(rounds) > 3:
             break
     return np.median(rounds, axis=0).tolist()
@@ -175,7 +176,7 @@ class Speed(NamedTuple):
 
 
 def speed(specs, backends, recipe, dtype, seed, threads=None):
-    """The Speed of a recipe: steps timed in turns, memory measured in a process of its own for each backend."""
+    """The Speed of a recipe. Steps are timed in turns; each backend's memory in a process of its own."""
     steps = [training_step(backend, recipe, seed) for backend in backends]
     *training, floor = time_in_turns([*steps, floor_step(recipe, seed, dtype, threads)])
     sampling = time_in_turns([sampling_step(backend, recipe, seed) for backend in backends])
