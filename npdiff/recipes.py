@@ -13,7 +13,7 @@ from npdiff.schedule import make_schedule
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run: data, network, noise schedule, optimiser. Raises ValueError for what cannot be trained."""
+    """One training run: data, network, noise schedule, optimiser. Raises ValueError for wrong values."""
     name: str
     data: str                                           # a key of npdiff.data.DATA
     model: mlp.Config | convnet.Config | unet.Config    # the network's sizes
@@ -23,10 +23,10 @@ class Recipe:
     steps: int                                          # training steps
     lr: float                                           # Adam's step size; the peak of lr_schedule
     lr_schedule: str = "constant"                       # constant or cosine
-    ema_decay: float = 0.0                              # of the averaged weights that draw samples; 0 keeps none
+    ema_decay: float = 0.0                              # of the averaged weights, for sampling; 0: none
     label_dropout: float = 0.0                          # share of labels hidden in training, for guidance
     prediction_type: str = "epsilon"                    # a key of npdiff.diffusion.PREDICTION_TYPES
-    loss_weight: str = "simple"                         # simple, min_snr or vlb: how much each timestep counts
+    loss_weight: str = "simple"                         # simple, min_snr or vlb: what a timestep counts
     variance: str = "posterior"                         # of the ancestral sampler: beta or posterior
     log_every: int = 100                                # steps that a row of metrics.csv takes together
 
@@ -122,7 +122,7 @@ def recipe_from_dict(values):
 
 
 def construct(config_class, values):
-    """config_class(**values), with tuples for JSON's lists. Raises ValueError where names or types do not fit."""
+    """config_class(**values), with tuples for lists. Raises ValueError for names or types that do not fit."""
     known = {field.name for field in fields(config_class)}
     if unknown := set(values) - known:
         names = ", ".join(sorted(unknown))

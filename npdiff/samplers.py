@@ -156,7 +156,7 @@ def dpm_solver_pp(denoise, x, schedule, noise, pairs):
     """DPM-Solver++ (2M) ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2).
 
     With lambda = log(a / sigma) in the place of t, the probability flow has the solution
-        x_s = sigma_s / sigma_t x_t + sigma_s integral of exp(lambda) x0(lambda) dlambda,   lambda_t to lambda_s
+        x_s = sigma_s / sigma_t x_t + sigma_s int exp(lambda) x0(lambda) dlambda     from lambda_t to lambda_s
     With a constant x0 and h = lambda_s - lambda_t, the second term is a_s (1 - exp(-h)) x0, and the step is
     DDIM's. Here x0 is taken at the middle of the jump, on the line through the last two predictions:
         x0 + h / (2 h_previous) (x0 - x0_previous)                 second-order correction

@@ -14,12 +14,12 @@ from npdiff.samplers import SAMPLERS, check_variance, guided, time_pairs, to_x0_
 @dataclass(frozen=True)
 class Sampling:
     """How samples are drawn. Raises ValueError for what no sampler takes."""
-    sampler: str = "ancestral"          # ancestral, ddim, dpm_solver_pp, heun, or naive_skip (wrong on purpose)
+    sampler: str = "ancestral"          # ancestral, ddim, dpm_solver_pp, heun, naive_skip (wrong on purpose)
     steps: int | None = None            # jumps from noise to data, 1..T; every timestep unless given
     timestep_spacing: str = "trailing"  # leading, linspace or trailing: which timesteps are visited
-    variance: str | None = None         # of the ancestral sampler: beta or posterior; the recipe's unless given
+    variance: str | None = None         # of the ancestral sampler: beta or posterior; else the recipe's
     eta: float = 0.0                    # share of fresh noise in DDIM: 0 none, 1 as the ancestral sampler
-    clip: float | None = None           # hold every estimate of x_0 in [-clip, clip]; no clipping unless given
+    clip: float | None = None           # hold each estimate of x_0 in [-clip, clip]; none unless given
     guidance: float = 1.0               # w of classifier-free guidance: 0 ignores labels, 1 asks for them
     start: str = "noise"                # noise: start at N(0, I). data: start at fresh data with noise added
 

@@ -11,7 +11,7 @@ from npdiff.models import MODELS, model_name
 from npdiff.optim import learning_rate
 from npdiff.rng import generator
 
-BLOCK_SIZE = 2**14      # numbers in one draw: small draws are slow, so points are drawn for many steps at once
+BLOCK_SIZE = 2**14      # numbers in one draw: small draws are slow, so points are drawn for many steps
 
 
 class Batch(NamedTuple):

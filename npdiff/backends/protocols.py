@@ -112,7 +112,7 @@ class Backend(Protocol):
     """A library on one device in one dtype. Its constructor takes (device, dtype, threads, options)."""
 
     Options: ClassVar[type | None] = None
-    """A dataclass of the backend's own settings, all with defaults. Each field is a flag of the command line."""
+    """A dataclass of the backend's own settings, all with defaults. Each is a flag of the command line."""
 
     writes: bool = True
     """Whether this process writes files. False on processes that only help another one."""
@@ -164,7 +164,7 @@ def check_inputs(config, x, t, labels):
 
 
 def check_arrays(arrays, expected, what):
-    """Raise ValueError unless two dicts of arrays have the same names and shapes. `what` begins the message."""
+    """Raise ValueError unless two dicts of arrays have equal names and shapes. Messages begin with `what`."""
     for name in expected:
         if name not in arrays:
             raise ValueError(f"{what} lack {name}")

@@ -76,7 +76,7 @@ def forward(params, x, t, config, labels=None):
 
 
 def backward(dy, cache, config):
-    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is one of forward, backward; the last comes first."""
+    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is one of forward's, backward; the last first."""
     grads = {}
     dh = dy.transpose(0, 2, 3, 1)                                               # (N, H, W, C)
     dh = conv_back(dh, cache, grads, "conv3")                                   # (N, H, W, F)

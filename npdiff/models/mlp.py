@@ -81,7 +81,7 @@ def forward(params, x, t, config):
 
 
 def backward(dy, cache, config):
-    """dy (N, D) -> dx (N, D), grads. Each line is one of forward, backward; the last comes first."""
+    """dy (N, D) -> dx (N, D), grads. Each line is one of forward's, backward; the last first."""
     grads = {}
     dh = linear_back(dy, cache, grads, f"linear{len(config.hidden) + 1}")       # (N, H)
     for k in range(len(config.hidden), 0, -1):
@@ -91,5 +91,5 @@ def backward(dy, cache, config):
     dx = dh[:, :D]                                                              # (N, D)
     if F:
         dfourier = dh[:, D:D + 2 * F]                                           # (N, 2F)
-        dx = dx + fourier_back(dfourier, cache, grads, "fourier")               # x is used twice: gradients add
+        dx = dx + fourier_back(dfourier, cache, grads, "fourier")               # x is used twice: they add
     return dx, grads                                # the rest of dh belongs to embedding(t), which is data

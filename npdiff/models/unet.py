@@ -105,7 +105,7 @@ class Config:
 
     def stages(self):
         """(name, level, input channels) of every stage, in the order of forward."""
-        L, w = self.levels, (self.widths[0], *self.widths)          # w[l]: channels at level l; w[0]: of conv_in
+        L, w = self.levels, (self.widths[0], *self.widths)      # w[l]: channels at level l; w[0]: of conv_in
         down = [(f"down{level}", level, w[level - 1]) for level in range(1, L)]
         up = [(f"up{level}", level, w[level + 1] + (w[level] if self.skips else 0))
               for level in range(L - 1, 0, -1)]
@@ -166,7 +166,7 @@ def forward(params, x, t, config, labels=None):
 
 
 def backward(dy, cache, config):
-    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is one of forward, backward; the last comes first."""
+    """dy (N, C, H, W) -> dx (N, C, H, W), grads. Each line is one of forward's, backward; the last first."""
     grads, dskips, de = {}, {}, 0
     dh = dy.transpose(0, 2, 3, 1)                                               # (N, H, W, C)
     dh = head_backward(dh, cache, grads, config)                                # (N, H, W, widths[0])
@@ -211,7 +211,7 @@ def stage_backward(dh, cache, grads, name, level, config):
 
 
 def head_forward(h, params, cache, config):
-    """In a residual network norm and SiLU, then the last convolution.   (N, H, W, widths[0]) -> (N, H, W, C)"""
+    """Norm and SiLU in a residual network; the last convolution.   (N, H, W, widths[0]) -> (N, H, W, C)"""
     if config.block_kind == "residual":
         h = norm(h, params, cache, "norm_out", config.groups)
         h = silu(h, cache, "norm_out.silu")

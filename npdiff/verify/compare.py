@@ -28,7 +28,7 @@ def load(spec, dtype, threads=None):
 
 
 def ulps(a, b):
-    """The distance of two arrays of one float dtype, element by element, in units of the larger's last place."""
+    """The distance of two arrays of one float dtype, by element, in units of the larger's last place."""
     return abs(a - b) / np.spacing(np.maximum(abs(a), abs(b)))
 
 
