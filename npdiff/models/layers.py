@@ -9,31 +9,7 @@ no params and no grads. init_layer(params, name, ...) makes the parameters.
 
 import numpy as np
 
-from npdiff.nn import (
-    add_channels_backward,
-    add_channels_forward,
-    attention_backward,
-    attention_forward,
-    avg_pool_backward,
-    avg_pool_forward,
-    concat_backward,
-    concat_forward,
-    conv2d_backward,
-    conv2d_forward,
-    embedding_lookup_backward,
-    embedding_lookup_forward,
-    fourier_backward,
-    fourier_forward,
-    group_norm_backward,
-    group_norm_forward,
-    linear_backward,
-    linear_forward,
-    silu_backward,
-    silu_forward,
-    sinusoidal_embedding,
-    upsample_backward,
-    upsample_forward,
-)
+from npdiff import nn
 
 
 def init_linear(params, name, inputs, outputs, rng):
@@ -45,13 +21,12 @@ def init_linear(params, name, inputs, outputs, rng):
 
 def linear(x, params, cache, name):
     """x (N, I) -> (N, O)"""
-    cache[name] = linear_forward(x, params[f"{name}.W"], params[f"{name}.b"])
-    return output_of(cache, name)
+    return keep(cache, name, nn.linear_forward(x, params[f"{name}.W"], params[f"{name}.b"]))
 
 
 def linear_back(dy, cache, grads, name):
     """dy (N, O) -> dx (N, I)"""
-    dx, grads[f"{name}.W"], grads[f"{name}.b"] = linear_backward(dy, kept_by(cache, name))
+    dx, grads[f"{name}.W"], grads[f"{name}.b"] = nn.linear_backward(dy, kept_by(cache, name))
     return dx
 
 
@@ -64,13 +39,12 @@ def init_conv(params, name, k, inputs, outputs, rng):
 
 def conv(x, params, cache, name):
     """x (N, H, W, I) -> (N, H, W, O)"""
-    cache[name] = conv2d_forward(x, params[f"{name}.W"], params[f"{name}.b"])
-    return output_of(cache, name)
+    return keep(cache, name, nn.conv2d_forward(x, params[f"{name}.W"], params[f"{name}.b"]))
 
 
 def conv_back(dy, cache, grads, name):
     """dy (N, H, W, O) -> dx (N, H, W, I)"""
-    dx, grads[f"{name}.W"], grads[f"{name}.b"] = conv2d_backward(dy, kept_by(cache, name))
+    dx, grads[f"{name}.W"], grads[f"{name}.b"] = nn.conv2d_backward(dy, kept_by(cache, name))
     return dx
 
 
@@ -88,114 +62,105 @@ def init_norm(params, name, channels):
 
 def norm(x, params, cache, name, groups):
     """x (N, H, W, C) -> (N, H, W, C)"""
-    cache[name] = group_norm_forward(x, params[f"{name}.gamma"], params[f"{name}.beta"], groups)
-    return output_of(cache, name)
+    return keep(cache, name, nn.group_norm_forward(x, params[f"{name}.gamma"], params[f"{name}.beta"], groups))
 
 
 def norm_back(dy, cache, grads, name):
     """dy (N, H, W, C) -> dx (N, H, W, C)"""
-    dx, grads[f"{name}.gamma"], grads[f"{name}.beta"] = group_norm_backward(dy, kept_by(cache, name))
+    dx, grads[f"{name}.gamma"], grads[f"{name}.beta"] = nn.group_norm_backward(dy, kept_by(cache, name))
     return dx
 
 
 def fourier(x, params, cache, name):
     """x (N, D) -> (N, 2F)"""
-    cache[name] = fourier_forward(x, params[f"{name}.B"])
-    return output_of(cache, name)
+    return keep(cache, name, nn.fourier_forward(x, params[f"{name}.B"]))
 
 
 def fourier_back(dy, cache, grads, name):
     """dy (N, 2F) -> dx (N, D)"""
-    dx, grads[f"{name}.B"] = fourier_backward(dy, kept_by(cache, name))
+    dx, grads[f"{name}.B"] = nn.fourier_backward(dy, kept_by(cache, name))
     return dx
 
 
 def lookup(labels, params, cache, name):
     """labels (N,) integers -> (N, E)"""
-    cache[name] = embedding_lookup_forward(labels, params[f"{name}.table"])
-    return output_of(cache, name)
+    return keep(cache, name, nn.embedding_lookup_forward(labels, params[f"{name}.table"]))
 
 
 def lookup_back(dy, cache, grads, name):
     """dy (N, E) -> nothing: labels are data"""
-    grads[f"{name}.table"] = embedding_lookup_backward(dy, kept_by(cache, name))
+    grads[f"{name}.table"] = nn.embedding_lookup_backward(dy, kept_by(cache, name))
 
 
 def sinusoids(t, cache, name, config, dtype):
     """t (N,) integers -> (N, time_dim) in this dtype. It has no backward: t is data."""
-    cache[name] = sinusoidal_embedding(t, config.time_dim, config.max_period, dtype), None
-    return output_of(cache, name)
+    return keep(cache, name, (nn.sinusoidal_embedding(t, config.time_dim, config.max_period, dtype), None))
 
 
 def silu(x, cache, name):
     """x (...) -> (...)"""
-    cache[name] = silu_forward(x)
-    return output_of(cache, name)
+    return keep(cache, name, nn.silu_forward(x))
 
 
 def silu_back(dy, cache, name):
     """dy (...) -> dx (...)"""
-    return silu_backward(dy, kept_by(cache, name))
+    return nn.silu_backward(dy, kept_by(cache, name))
 
 
 def attention(qkv, cache, name, heads):
     """qkv (N, P, 3C) -> (N, P, C)"""
-    cache[name] = attention_forward(qkv, heads)
-    return output_of(cache, name)
+    return keep(cache, name, nn.attention_forward(qkv, heads))
 
 
 def attention_back(dy, cache, name):
     """dy (N, P, C) -> dqkv (N, P, 3C)"""
-    return attention_backward(dy, kept_by(cache, name))
+    return nn.attention_backward(dy, kept_by(cache, name))
 
 
 def add_channels(x, e, cache, name):
     """x (N, H, W, C), e (N, C) -> (N, H, W, C)"""
-    cache[name] = add_channels_forward(x, e)
-    return output_of(cache, name)
+    return keep(cache, name, nn.add_channels_forward(x, e))
 
 
 def add_channels_back(dy, cache, name):
     """dy (N, H, W, C) -> dx (N, H, W, C), de (N, C)"""
-    return add_channels_backward(dy, kept_by(cache, name))
+    return nn.add_channels_backward(dy, kept_by(cache, name))
 
 
 def concat(x, skip, cache, name):
     """x (N, H, W, A), skip (N, H, W, B) -> (N, H, W, A + B)"""
-    cache[name] = concat_forward(x, skip)
-    return output_of(cache, name)
+    return keep(cache, name, nn.concat_forward(x, skip))
 
 
 def concat_back(dy, cache, name):
     """dy (N, H, W, A + B) -> dx (N, H, W, A), dskip (N, H, W, B)"""
-    return concat_backward(dy, kept_by(cache, name))
+    return nn.concat_backward(dy, kept_by(cache, name))
 
 
 def pool(x, cache, name):
     """x (N, H, W, C) -> (N, H/2, W/2, C)"""
-    cache[name] = avg_pool_forward(x)
-    return output_of(cache, name)
+    return keep(cache, name, nn.avg_pool_forward(x))
 
 
 def pool_back(dy, cache, name):
     """dy (N, H/2, W/2, C) -> dx (N, H, W, C)"""
-    return avg_pool_backward(dy, kept_by(cache, name))
+    return nn.avg_pool_backward(dy, kept_by(cache, name))
 
 
 def upsample(x, cache, name):
     """x (N, H, W, C) -> (N, 2H, 2W, C)"""
-    cache[name] = upsample_forward(x)
-    return output_of(cache, name)
+    return keep(cache, name, nn.upsample_forward(x))
 
 
 def upsample_back(dy, cache, name):
     """dy (N, 2H, 2W, C) -> dx (N, H, W, C)"""
-    return upsample_backward(dy, kept_by(cache, name))
+    return nn.upsample_backward(dy, kept_by(cache, name))
 
 
-def output_of(cache, name):
-    """What the layer called `name` answered."""
-    output, _ = cache[name]
+def keep(cache, name, returned):
+    """Keep what a forward returned, (output, what its backward needs), under a layer's name. -> output"""
+    cache[name] = returned
+    output, _ = returned
     return output
 
 

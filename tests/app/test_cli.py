@@ -91,9 +91,9 @@ def test_evaluate_and_gradcheck(run, capsys):
 
 
 def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
-    from npdiff.models import layers
-    right = layers.silu_backward
-    monkeypatch.setattr(layers, "silu_backward", lambda dy, cache: right(dy, cache) * 1.0005)
+    from npdiff import nn
+    right = nn.silu_backward
+    monkeypatch.setattr(nn, "silu_backward", lambda dy, cache: right(dy, cache) * 1.0005)
     with pytest.raises(SystemExit) as stop:
         main(["gradcheck", "mlp"])
     assert stop.value.code == 2 and "error: a gradient of mlp is wrong" in capsys.readouterr().err

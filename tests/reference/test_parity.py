@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from npdiff import nn
 from npdiff.app.checkpoint import sampling_weights
 from npdiff.backends import load_backend
 from npdiff.data import load_data
 from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
-from npdiff.models import layers, mlp, unet
+from npdiff.models import mlp, unet
 from npdiff.recipes import MOONS, SHAPES, TEXTBOOK_MOONS, Recipe
 from npdiff.rng import generator
 from npdiff.samplers import SAMPLERS
@@ -104,8 +105,8 @@ def test_operations_line_up():
 
 
 def test_operations_find_the_layer_that_is_wrong(monkeypatch):
-    right = layers.silu_forward
-    monkeypatch.setattr(layers, "silu_forward", lambda x: right(x * (1 + 1e-9)))
+    right = nn.silu_forward
+    monkeypatch.setattr(nn, "silu_forward", lambda x: right(x * (1 + 1e-9)))
     rows = compare_operations(pair("float64"), replace(TEXTBOOK_MOONS, batch_size=8), 0)
     assert rows["linear1"][2] < 1e5 < 1e6 < rows["linear1.silu"][2]
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from npdiff import nn
 from npdiff.backends import load_backend
 from npdiff.diffusion import q_sample
-from npdiff.models import MODELS, convnet, layers, mlp, model_name, unet
+from npdiff.models import MODELS, convnet, mlp, model_name, unet
 from npdiff.nn import mse_backward, mse_forward
 from npdiff.schedule import make_schedule
 from npdiff.training import Batch
@@ -298,8 +299,8 @@ def test_operations_with_labels_differ_from_the_label_on():
 
 
 def test_operations_find_the_layer_of_a_block_that_is_wrong(monkeypatch):
-    right = layers.attention_forward
-    monkeypatch.setattr(layers, "attention_forward", lambda qkv, heads: right(qkv * (1 + 1e-9), heads))
+    right = nn.attention_forward
+    monkeypatch.setattr(nn, "attention_forward", lambda qkv, heads: right(qkv * (1 + 1e-9), heads))
     ours, theirs = operations(SMALL_UNET)
     first = [name for name, a in ours.items() if element_error(theirs[name], a) > 1e-12][0]
     assert first == "middle.attention1.attention"
