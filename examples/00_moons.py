@@ -1,0 +1,224 @@
+"""Denoising diffusion in one file: a network learns to remove noise from points, and then makes new points
+from noise.
+
+Read it from top to bottom. Everything is here: data, noise schedule, layers with their gradients, optimiser,
+training, sampler. It needs NumPy alone, and matplotlib for the picture at the end. It draws the two moons.
+
+    x_0      a clean point of the data
+    noise    eps, standard normal
+    x_t      sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, for t = 1..T: the larger t, the more noise
+    eps_hat  the network's answer to (x_t, t), which should be eps
+    dy       the gradient of the loss with respect to y, for any y
+
+00_moons_torch.py is the same file with autograd: the difference of the two files is what a framework
+replaces.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+T = 200                     # timesteps
+BATCH = 256                 # samples in each training step
+HIDDEN = 128                # units in each hidden layer
+LR = 3e-3                   # learning rate at the start
+
+# ------------------------------------------------------------ Data. In full: npdiff/data/moons.py
+
+
+def make_moons(n, rng):
+    """n points of two half circles that reach into each other.   -> (n, 2)"""
+    theta = 2 * np.pi * rng.random(n)                                           # (n,)
+    points = np.stack([np.cos(theta), np.sin(theta)], axis=1)                   # (n, 2) a circle
+    points[theta >= np.pi] += (1, 0.5)                                          # its lower half moves away
+    return 1.5 * (points + 0.03 * rng.standard_normal((n, 2)))
+
+
+# ------------------------------------------------------------ Schedule. In full: npdiff/schedule.py
+# beta_t is the variance of the noise that step t adds. It rises along a sigmoid. Index 0 is the clean data.
+beta = 1000 / T * (1e-4 + (0.02 - 1e-4) / (1 + np.exp(-np.linspace(-6, 6, T))))
+beta = np.concatenate([[0], beta])                                              # (T+1,)
+alpha_bar = np.cumprod(1 - beta)                                                # (T+1,)
+
+# ------------------------------------------------------------ Closed form. In full: npdiff/diffusion.py
+
+
+def q_sample(x0, t, noise):
+    """t steps of added noise at once.   x0, noise (N, 2), t (N,) -> x_t (N, 2)"""
+    a, sigma = alpha_bar[t] ** 0.5, (1 - alpha_bar[t]) ** 0.5                   # (N,)
+    return a[:, None] * x0 + sigma[:, None] * noise
+
+
+# ------------------------------------------------------------ Linear layer. In full: npdiff/nn/linear.py
+
+
+def linear_forward(x, W, b):
+    """y[n,o] = sum_i x[n,i] W[i,o] + b[o].   x (N, I), W (I, O), b (O,) -> y (N, O)"""
+    return x @ W + b, (x, W)
+
+
+def linear_backward(dy, cache):
+    """dy (N, O) -> dx (N, I), dW (I, O), db (O,)
+
+    Sum over all outputs that a variable reaches, each times its derivative:
+        dx[n,i] = sum_o dy[n,o] W[i,o]        x[n,i] is in y[n,o] for every o, with the factor W[i,o]
+        dW[i,o] = sum_n x[n,i] dy[n,o]        W[i,o] is in y[n,o] for every n, with the factor x[n,i]
+        db[o]   = sum_n dy[n,o]               b[o] is in y[n,o] for every n, with the factor 1
+    """
+    x, W = cache
+    return dy @ W.T, x.T @ dy, dy.sum(0)
+
+
+# ------------------------------------------------------------ SiLU. In full: npdiff/nn/activation.py
+
+
+def silu_forward(x):
+    """y = x s, where s = 1 / (1 + exp(-x)), element by element.   x (N, H) -> y (N, H)"""
+    s = 0.5 + 0.5 * np.tanh(0.5 * x)                                            # the same s, without overflow
+    return x * s, (x, s)
+
+
+def silu_backward(dy, cache):
+    """dy (N, H) -> dx (N, H)
+
+    ∂s/∂x = s (1 - s), so by the product rule   ∂y/∂x = s + x s (1 - s)
+    """
+    x, s = cache
+    return dy * (s + x * s * (1 - s))
+
+
+# ------------------------------------------------------------ Loss. In full: npdiff/nn/loss.py
+
+
+def mse_forward(y, target):
+    """loss = 1/M sum_m (y[m] - target[m])^2 over all M entries.   y, target (N, 2) -> a number"""
+    error = y - target
+    return (error ** 2).mean(), error
+
+
+def mse_backward(error):
+    """-> dy (N, 2).   y[m] is in one term of the sum, so dy[m] = 2/M (y[m] - target[m])"""
+    return 2 / error.size * error
+
+
+# ------------------------------------------------------------ Network. In full: npdiff/models/mlp.py
+
+
+def features(x, t):
+    """What the network sees: x, and sines and cosines of x and of t. All is data, so it has no backward.
+
+    x (N, 2), t (N,) -> (N, 34)
+    """
+    x_angle = (x[:, :, None] * np.arange(1, 5)).reshape(len(x), 8)              # (N, 8)
+    t_angle = (t[:, None] - 1) * 10000 ** (-np.arange(8) / 8)                   # (N, 8)
+    angle = np.concatenate([x_angle, t_angle], axis=1)                          # (N, 16)
+    return np.concatenate([x, np.sin(angle), np.cos(angle)], axis=1)            # (N, 34)
+
+
+def init(rng):
+    """Three linear layers: W and b uniform in +-1/sqrt(inputs)."""
+    params = []
+    for inputs, outputs in ((34, HIDDEN), (HIDDEN, HIDDEN), (HIDDEN, 2)):
+        bound = inputs ** -0.5
+        params += [rng.uniform(-bound, bound, (inputs, outputs)), rng.uniform(-bound, bound, outputs)]
+    return params
+
+
+def forward(params, x, t):
+    """eps_hat = network(x_t, t).   x (N, 2), t (N,) -> y (N, 2), caches"""
+    W1, b1, W2, b2, W3, b3 = params
+    h1, linear1 = linear_forward(features(x, t), W1, b1)                        # (N, H)
+    z1, silu1 = silu_forward(h1)
+    h2, linear2 = linear_forward(z1, W2, b2)                                    # (N, H)
+    z2, silu2 = silu_forward(h2)
+    y, linear3 = linear_forward(z2, W3, b3)                                     # (N, 2)
+    return y, (linear1, silu1, linear2, silu2, linear3)
+
+
+def backward(dy, caches):
+    """dy (N, 2) -> the gradients of params. Each line is one of forward's, backward; the last first."""
+    linear1, silu1, linear2, silu2, linear3 = caches
+    dz2, dW3, db3 = linear_backward(dy, linear3)
+    dh2 = silu_backward(dz2, silu2)
+    dz1, dW2, db2 = linear_backward(dh2, linear2)
+    dh1 = silu_backward(dz1, silu1)
+    _, dW1, db1 = linear_backward(dh1, linear1)
+    return [dW1, db1, dW2, db2, dW3, db3]
+
+
+# ------------------------------------------------------------ Adam. In full: npdiff/optim.py
+
+
+def adam(params, grads, m, v, step, lr):
+    """One step of Adam, in place. m and v are running means of the gradient and of its square."""
+    for p, g, m_p, v_p in zip(params, grads, m, v, strict=True):
+        m_p += 0.1 * (g - m_p)
+        v_p += 0.001 * (g * g - v_p)
+        m_hat, v_hat = m_p / (1 - 0.9 ** step), v_p / (1 - 0.999 ** step)       # both start at 0: too small
+        p -= lr * m_hat / (v_hat ** 0.5 + 1e-8)
+
+
+# ------------------------------------------------------------ Training. In full: npdiff/training.py
+
+
+def train(params, steps, rng):
+    """Algorithm 1 of DDPM, in place on params: yields the loss of each step."""
+    m, v = [0 * p for p in params], [0 * p for p in params]
+    for step in range(1, steps + 1):
+        x0, noise = make_moons(BATCH, rng), rng.standard_normal((BATCH, 2))
+        t = rng.integers(1, T, BATCH, endpoint=True)                            # one timestep for each sample
+        y, caches = forward(params, q_sample(x0, t, noise), t)
+        loss, error = mse_forward(y, noise)
+        grads = backward(mse_backward(error), caches)
+        adam(params, grads, m, v, step, LR * 0.5 * (1 + np.cos(np.pi * step / steps)))
+        yield loss
+
+
+# ------------------------------------------------------------ Ancestral sampler. In full: npdiff/samplers.py
+
+
+def sample(params, n, rng):
+    """Algorithm 2 of DDPM: from noise x_T to data x_0, step by step.   -> (n, 2)"""
+    x = rng.standard_normal((n, 2))                                             # x_T
+    for t in range(T, 0, -1):
+        eps_hat, _ = forward(params, x, np.full(n, t))
+        x = (x - beta[t] / (1 - alpha_bar[t]) ** 0.5 * eps_hat) / (1 - beta[t]) ** 0.5
+        variance = beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])        # 0 at t = 1: no noise then
+        x = x + variance ** 0.5 * rng.standard_normal((n, 2))                   # x_{t-1}
+    return x
+
+
+# ------------------------------------------------------------ Picture. In full: npdiff/app/figures.py
+
+
+def draw(samples, data, path):
+    """The samples beside the data."""
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    left.plot(*data.T, "s", markersize=1.5, color="0.5")
+    left.set(title=f"data: {len(data):,} points", xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    right.plot(*samples.T, "o", markersize=1.5, color="tab:blue")
+    title = f"{len(samples):,} samples\nsigmoid schedule, ancestral sampler, {T} steps"
+    right.set(title=title, xlabel="$x_1$", aspect="equal")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(steps=6000, seed=0, out=Path("runs/examples")):
+    """Train, sample, draw. Returns the losses (steps,) and the samples (2000, 2)."""
+    rng = np.random.default_rng(seed)
+    params, losses = init(rng), []
+    for loss in train(params, steps, rng):
+        losses.append(loss)
+        if len(losses) % 1000 == 0:
+            print(f"step {len(losses):,}: mean loss of the last 1,000 steps {np.mean(losses[-1000:]):.4f}")
+    samples = sample(params, 2000, rng)
+    path = Path(out) / f"{Path(__file__).stem}.png"
+    draw(samples, make_moons(2000, rng), path)
+    print(path)
+    return np.array(losses), samples
+
+
+if __name__ == "__main__":
+    main()
