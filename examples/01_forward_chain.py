@@ -1,11 +1,15 @@
 """The forward chain: an image walked into noise, one small step at a time.
 
-An 8x8 image of zeros with a square of ones goes through T = 1000 steps of q(x_t | x_{t-1}); nothing is learned. Every step shrinks the image a little
-and adds a little noise, so the variance of its pixels tends to one. Look for three things:
+An 8x8 image of zeros with a square of ones goes through T = 1000 steps of q(x_t | x_{t-1}); nothing is
+learned. Every step shrinks the image a little and adds a little noise, so the variance of its pixels tends to
+one. Look for three things:
 
-- The mean over many walks follows the exact expectation, alpha_bar_t var(x_0) + (1 - alpha_bar_t). (var divides by 63, not 64: only then is it exact.)
-- It climbs to one only because the image's variance is below one. The same image in three times the contrast starts above one, and falls.
-- One walk wobbles by 0.18 about the mean, and a variance near one proves nothing about Gaussianity: 64 coin tosses of +1 and -1 have it too.
+- The mean over many walks follows the exact expectation, alpha_bar_t var(x_0) + (1 - alpha_bar_t). (var
+  divides by 63, not 64: only then is it exact.)
+- It climbs to one only because the image's variance is below one. The same image in three times the contrast
+  starts above one, and falls.
+- One walk wobbles by 0.18 about the mean, and a variance near one proves nothing about Gaussianity: 64 coin
+  tosses of +1 and -1 have it too.
 
 What to change: --walks, and CONTRASTS below. From which contrast on does the curve fall?
 """
@@ -43,10 +47,15 @@ def main(walks: int = 200, seed: int = 0, out: Path = Path("runs/examples")):
 
     print("   t  alpha_bar | one walk   mean  exact | contrast x3: mean  exact")
     for t in SHOWN:
-        print(f"{t:4}  {schedule.alpha_bar[t]:9.5f} | {one_walk[t]:8.3f}  {mean[t, 0]:.3f}  {exact[t, 0]:.3f} | {mean[t, 1]:17.3f}  {exact[t, 1]:.3f}")
+        print(
+            f"{t:4}  {schedule.alpha_bar[t]:9.5f} | {one_walk[t]:8.3f}  {mean[t, 0]:.3f}  {exact[t, 0]:.3f} "
+            f"| {mean[t, 1]:17.3f}  {exact[t, 1]:.3f}"
+        )
 
     figure = Figure(figsize=(10, 6.6), layout="constrained")
-    axes = figure.subplot_mosaic([[f"t = {t}" for t in SHOWN], ["curve"] * len(SHOWN)], height_ratios=[1, 1.6])
+    axes = figure.subplot_mosaic(
+        [[f"t = {t}" for t in SHOWN], ["curve"] * len(SHOWN)], height_ratios=[1, 1.6]
+    )
     for t in SHOWN:
         panel = axes[f"t = {t}"]
         shown = panel.imshow(frames[t], cmap="gray", vmin=-2, vmax=2)
@@ -57,8 +66,19 @@ def main(walks: int = 200, seed: int = 0, out: Path = Path("runs/examples")):
     curve.plot(one_walk, color="0.7", linewidth=1, label="the one walk above")
     curve.plot(SHOWN, one_walk[list(SHOWN)], "o", color="0.5", markersize=5)
     for k, (contrast, colour) in enumerate(zip(CONTRASTS, ("tab:blue", "tab:orange"))):
-        curve.plot(mean[:, k], color=colour, linewidth=2.5, label=rf"contrast $\times {contrast}$, mean of {walks} walks")
-        curve.plot(exact[:, k], "--", color="black", linewidth=1, label=r"exact: $\bar\alpha_t\,\mathrm{var}(x_0) + 1 - \bar\alpha_t$" if k else None)
+        curve.plot(
+            mean[:, k],
+            color=colour,
+            linewidth=2.5,
+            label=rf"contrast $\times {contrast}$, mean of {walks} walks",
+        )
+        curve.plot(
+            exact[:, k],
+            "--",
+            color="black",
+            linewidth=1,
+            label=r"exact: $\bar\alpha_t\,\mathrm{var}(x_0) + 1 - \bar\alpha_t$" if k else None,
+        )
     curve.set(xlabel="t", ylabel="variance of the pixels", xlim=(-10, schedule.T + 10), ylim=(0, None))
     curve.legend(frameon=False)
     print(save(figure, out / "01_forward_chain.png"))

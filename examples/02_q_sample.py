@@ -1,11 +1,14 @@
-"""The closed form: any step of the forward chain in one jump, and a different step for every image of a batch.
+"""The closed form: any step of the forward chain in one jump, and a different step for every image of a
+batch.
 
-q_sample(x0, t, noise, schedule) is all that training needs from the forward process. Here x0 is four images (4, 1, 8, 8) with values in [-1, 1], and t is
-four timesteps, so one call returns four images in the same shape, each at its own noise level. Texts that count from 0 call these timesteps
-10, 250, 600 and 999; here time runs t = 1..T, so ours are one more.
+q_sample(x0, t, noise, schedule) is all that training needs from the forward process. Here x0 is four images
+(4, 1, 8, 8) with values in [-1, 1], and t is four timesteps, so one call returns four images in the same
+shape, each at its own noise level. Texts that count from 0 call these timesteps 10, 250, 600 and 999; here
+time runs t = 1..T, so ours are one more.
 
-Look at the titles: x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, and the squares of the two coefficients add up to one. The diagonal is gone
-from sight although a sixth of it is still there. What to change: INDICES; or `linear` for `cosine`, and see which image comes back.
+Look at the titles: x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, and the squares of the two
+coefficients add up to one. The diagonal is gone from sight although a sixth of it is still there. What to
+change: INDICES; or `linear` for `cosine`, and see which image comes back.
 """
 
 from pathlib import Path
@@ -24,9 +27,15 @@ INDICES = (10, 250, 600, 999)       # counted from 0; t = index + 1
 
 def four_images():
     """A square, a cross, a diagonal and a ring, -1 outside and 1 inside: float32 (4, 1, 8, 8)."""
-    row, column = np.indices((8, 8)) - 3.5                                        # (8, 8) each, the centre at 0
+    # (8, 8) each, the centre at 0
+    row, column = np.indices((8, 8)) - 3.5
     radius = np.hypot(row, column)
-    inside = [np.maximum(abs(row), abs(column)) < 2, np.minimum(abs(row), abs(column)) < 1, abs(row - column) < 1.5, abs(radius - 2.6) < 0.8]
+    inside = [
+        np.maximum(abs(row), abs(column)) < 2,
+        np.minimum(abs(row), abs(column)) < 1,
+        abs(row - column) < 1.5,
+        abs(radius - 2.6) < 0.8,
+    ]
     return np.where(inside, 1, -1).astype(np.float32)[:, None]                    # (4, 1, 8, 8)
 
 
@@ -47,7 +56,9 @@ def main(seed: int = 0, out: Path = Path("runs/examples")):
     axes = figure.subplots(2, 4)
     for n in range(4):
         axes[0, n].imshow(x0[n, 0], cmap="gray", vmin=-2, vmax=2)
-        axes[0, n].set_title(rf"$t = {t[n]}$  (index {INDICES[n]})" "\n" rf"$\bar\alpha_t = {schedule.alpha_bar[t[n]]:.5f}$")
+        axes[0, n].set_title(
+            rf"$t = {t[n]}$  (index {INDICES[n]})" "\n" rf"$\bar\alpha_t = {schedule.alpha_bar[t[n]]:.5f}$"
+        )
         shown = axes[1, n].imshow(x_t[n, 0], cmap="gray", vmin=-2, vmax=2)
         axes[1, n].set_title(rf"${schedule.a[t[n]]:.3f}\,x_0 + {schedule.sigma[t[n]]:.3f}\,\epsilon$")
     for panel in axes.flat:

@@ -1,16 +1,20 @@
-"""The same samples from a scheduler library: ours beside diffusers, the same network, the same noise, and the lines that each side takes.
+"""The same samples from a scheduler library: ours beside diffusers, the same network, the same noise, and the
+lines that each side takes.
 
-A denoiser is trained on the spot, on the linear schedule, and sampled four times: by `ancestral` and by DDPMScheduler, all 200 steps; by `ddim` and by DDIMScheduler, 20 steps
-without fresh noise. What is left between twins is rounding: all is float32, their tables too. The library saves the lines of the sampler; the loop stays.
-Reading those lines is what this project is for, so it keeps them.
+A denoiser is trained on the spot, on the linear schedule, and sampled four times: by `ancestral` and by
+DDPMScheduler, all 200 steps; by `ddim` and by DDIMScheduler, 20 steps without fresh noise. What is left
+between twins is rounding: all is float32, their tables too. The library saves the lines of the sampler; the
+loop stays. Reading those lines is what this project is for, so it keeps them.
 
-To get there three things must be said. Their timestep counts from 0: it is our t - 1, and the network was trained on t. Their betas do not know T: what is
-meant for T = 1000 goes in times 1000/T. And their defaults are not the textbook's: DDPMScheduler() takes the posterior variance ("fixed_small") and holds
-every x_0 in [-1, 1] (clip_sample=True), where the textbook takes variance beta ("fixed_large") and does not clip. Images fit into that box. The moons do
-not: the right panel is the same network and noise with those two defaults. DDIMScheduler clips too.
+To get there three things must be said. Their timestep counts from 0: it is our t - 1, and the network was
+trained on t. Their betas do not know T: what is meant for T = 1000 goes in times 1000/T. And their defaults
+are not the textbook's: DDPMScheduler() takes the posterior variance ("fixed_small") and holds every x_0 in
+[-1, 1] (clip_sample=True), where the textbook takes variance beta ("fixed_large") and does not clip. Images
+fit into that box. The moons do not: the right panel is the same network and noise with those two defaults.
+DDIMScheduler clips too.
 
-What to change: --ddim-steps 7, which does not divide 200: DDIMScheduler then jumps by 200 // 7 = 28, past the stops of its own list, and the twins
-part. Needs the extra: pip install "npdiff[test]".
+What to change: --ddim-steps 7, which does not divide 200: DDIMScheduler then jumps by 200 // 7 = 28, past the
+stops of its own list, and the twins part. Needs the extra: pip install "npdiff[test]".
 """
 
 import ast
@@ -57,13 +61,21 @@ def with_diffusers(scheduler, predict, x, steps, **options):
 
 
 def code_lines(function):
-    """The lines of a function's source on which code begins; docstrings, comments and blank lines do not count."""
+    """The lines of a function's source on which code begins; docstrings, comments and blank lines do not
+    count.
+    """
     tree = ast.parse(inspect.getsource(function))
     tree.body[0].body.pop(0)                                                      # the docstring
     return len({node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")})
 
 
-def main(steps: int = 3000, ddim_steps: int = 20, samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
+def main(
+    steps: int = 3000,
+    ddim_steps: int = 20,
+    samples: int = 1000,
+    seed: int = 0,
+    out: Path = Path("runs/examples"),
+):
     recipe, backend = replace(MOONS, schedule="rescaled_linear", steps=steps), NumpyBackend()
     T, schedule = recipe.num_train_timesteps, recipe.make_schedule()
     denoiser = new_denoiser(backend, recipe, seed)
@@ -71,20 +83,35 @@ def main(steps: int = 3000, ddim_steps: int = 20, samples: int = 1000, seed: int
         pass
     predict = backend.make_denoiser(recipe.model, sampling_weights(denoiser.export())).predict
 
-    # the same noise: DDPMScheduler draws its own from a torch generator, so our samplers are given the numbers of a twin of that generator
+    # the same noise: DDPMScheduler draws its own from a torch generator, so our samplers are given the
+    # numbers of a twin of that generator
     def ours(sampler, steps, **options):
         stream = torch.Generator().manual_seed(seed)
-        return with_npdiff(sampler, predict, schedule, lambda t: torch.randn((samples, 2), generator=stream).numpy(), steps, **options)
+        return with_npdiff(
+            sampler,
+            predict,
+            schedule,
+            lambda t: torch.randn((samples, 2), generator=stream).numpy(),
+            steps,
+            **options,
+        )
 
     def theirs(scheduler, steps):
         stream = torch.Generator().manual_seed(seed)
-        return with_diffusers(scheduler, predict, torch.randn((samples, 2), generator=stream), steps, generator=stream)
+        return with_diffusers(
+            scheduler, predict, torch.randn((samples, 2), generator=stream), steps, generator=stream
+        )
 
     betas = {"num_train_timesteps": T, "beta_start": 1e-4 * 1000 / T, "beta_end": 0.02 * 1000 / T}
     ddpm = DDPMScheduler(**betas, variance_type="fixed_large", clip_sample=False)
-    twins = {                                                                     # (our samples, theirs), (samples, 2) each
+    # (our samples, theirs), (samples, 2) each
+    twins = {
         "ancestral and DDPMScheduler": (ours(ancestral, T, variance="beta"), theirs(ddpm, T)),
-        "ddim and DDIMScheduler": (ours(ddim, ddim_steps), theirs(DDIMScheduler(**betas, timestep_spacing="trailing", clip_sample=False), ddim_steps))}
+        "ddim and DDIMScheduler": (
+            ours(ddim, ddim_steps),
+            theirs(DDIMScheduler(**betas, timestep_spacing="trailing", clip_sample=False), ddim_steps),
+        ),
+    }
     as_it_comes = theirs(DDPMScheduler(**betas), T)                               # (samples, 2)
     gaps = {name: float(abs(a - b).max()) for name, (a, b) in twins.items()}
 
@@ -92,11 +119,18 @@ def main(steps: int = 3000, ddim_steps: int = 20, samples: int = 1000, seed: int
     print(f"{'':27}  largest difference   lines of code: ours                with diffusers")
     for (name, gap), sampler in zip(gaps.items(), (ancestral, ddim)):
         lines = code_lines(sampler)
-        print(f"{name:27}  {gap:18.1e}   sampler {lines:2} + loop {loop} = {lines + loop:2}          loop {library_loop}")
-    print(f"off the arcs: ancestral {off_arcs(twins['ancestral and DDPMScheduler'][0]):.1%}, DDPMScheduler with its defaults {off_arcs(as_it_comes):.1%}")
+        print(
+            f"{name:27}  {gap:18.1e}   sampler {lines:2} + loop {loop} = {lines + loop:2}          loop "
+            f"{library_loop}"
+        )
+    print(
+        f"off the arcs: ancestral {off_arcs(twins['ancestral and DDPMScheduler'][0]):.1%}, DDPMScheduler "
+        f"with its defaults {off_arcs(as_it_comes):.1%}"
+    )
 
     figure = Figure(figsize=(13, 3.7), layout="compressed")
-    panels, data = figure.subplots(1, 3), make_moons(samples, generator(seed, "data"))          # data (samples, 2)
+    # data (samples, 2)
+    panels, data = figure.subplots(1, 3), make_moons(samples, generator(seed, "data"))
     for panel, (name, (a, b)) in zip(panels, twins.items()):
         first, _, second = name.split()
         panel.scatter(*a.T, s=16, color="tab:blue", linewidths=0, label=first)
@@ -109,7 +143,12 @@ def main(steps: int = 3000, ddim_steps: int = 20, samples: int = 1000, seed: int
         panel.set(xlim=(-2.2, 3.7), ylim=(-1.9, 2.2), aspect="equal", xticks=[], yticks=[])
         panel.legend(frameon=False, loc="lower left", markerscale=2)
     print(save(figure, out / "16_scheduler_library.png"))
-    return {"gaps": gaps, "twins": twins, "as_it_comes": as_it_comes, "lines": {"loop": loop, "library_loop": library_loop}}
+    return {
+        "gaps": gaps,
+        "twins": twins,
+        "as_it_comes": as_it_comes,
+        "lines": {"loop": loop, "library_loop": library_loop},
+    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import os
 
-for library in ("OPENBLAS", "OMP"):         # before NumPy is imported: as many processes as cores run the tests, each with one thread
+# before NumPy is imported: as many processes as cores run the tests, each with one thread
+for library in ("OPENBLAS", "OMP"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 import contextlib
@@ -21,9 +22,15 @@ from npdiff.rng import generator
 @pytest.fixture
 def tiny():
     """-> (denoiser, backend, recipe): a small untrained network of the moons family on 20 steps."""
-    recipe = replace(MOONS, model=mlp.Config(hidden=(8, 8), time_dim=4, fourier_features=2), steps=20, batch_size=16)
+    recipe = replace(
+        MOONS, model=mlp.Config(hidden=(8, 8), time_dim=4, fourier_features=2), steps=20, batch_size=16
+    )
     backend = NumpyBackend()
-    return backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(0, "init")), recipe.ema_decay), backend, recipe
+    return (
+        backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(0, "init")), recipe.ema_decay),
+        backend,
+        recipe,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +40,11 @@ def run(tmp_path_factory):
 
     def run(name):
         if name not in runs:
-            out, printed, arguments = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO(), TINY.get(name, {})
+            out, printed, arguments = (
+                tmp_path_factory.mktemp(name) / "new" / "folder",
+                io.StringIO(),
+                TINY.get(name, {}),
+            )
             if name in FASHION_MNIST:
                 if not REAL.is_dir():
                     pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")

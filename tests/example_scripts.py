@@ -8,7 +8,8 @@ import numpy as np
 
 SCRIPTS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
 REAL = Path(os.environ.get("NPDIFF_DATA", Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"))
-TINY = {                        # arguments that make a script quick; one without an entry runs with its defaults
+# arguments that make a script quick; one without an entry runs with its defaults
+TINY = {
     "01_forward_chain": {"walks": 100},
     "04_blunder": {"steps": 1000, "samples": 500},
     "05_two_backends": {"steps": 300, "samples": 100, "dtype": "float64"},
@@ -24,7 +25,8 @@ TINY = {                        # arguments that make a script quick; one withou
 }
 FILES = {"09_train_judge": {"09_train_judge.safetensors"}}      # what a script writes beside its picture
 FASHION_MNIST = {"06_fashion_lab", "09_train_judge"}            # scripts that take --data
-ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))       # of the linear schedule with T = 1000; entry i is t = i + 1
+# of the linear schedule with T = 1000; entry i is t = i + 1
+ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
 
 def load(name):

@@ -1,30 +1,42 @@
-"""Schedules, closed forms and samplers against diffusers 0.37.1: step by step, in float64, on the same network and noise, every x on the way within 1e-10.
+"""Schedules, closed forms and samplers against diffusers 0.37.1: step by step, in float64, on the same
+network and noise, every x on the way within 1e-10.
 
-To cross over: their `timestep` is our t - 1, `fixed_small` our variance posterior, `fixed_large` our beta; DDIM needs use_clipped_model_output=True where it
-clips, and clip_sample is True unless one says otherwise. Their tables are float32, so the tests put ours in their place, float64; how close the tables are
-is tested apart. All places found where the two part, each with its test below:
+To cross over: their `timestep` is our t - 1, `fixed_small` our variance posterior, `fixed_large` our beta;
+DDIM needs use_clipped_model_output=True where it clips, and clip_sample is True unless one says otherwise.
+Their tables are float32, so the tests put ours in their place, float64; how close the tables are is tested
+apart. All places found where the two part, each with its test below:
 
 Lists of timesteps
- 1. linspace: they count in floating point, so at exact halves the rounding may fall on the other side. With one step they visit timestep 0, where we refuse.
- 2. trailing: they count down by T/S in floating point. At exact halves the rounding may fall on the other side; and for some S (7 of T = 300, 61 of 1000)
-    the count passes 0 by a hair and a timestep -1 is added, whose alpha_bar is that of T.
- 3. DPM-Solver++: linspace and leading are those of S + 1 steps without the last. Heun: linspace is not rounded, so the network is asked between timesteps.
+ 1. linspace: they count in floating point, so at exact halves the rounding may fall on the other side. With
+    one step they visit timestep 0, where we refuse.
+ 2. trailing: they count down by T/S in floating point. At exact halves the rounding may fall on the other
+    side; and for some S (7 of T = 300, 61 of 1000) the count passes 0 by a hair and a timestep -1 is added,
+    whose alpha_bar is that of T.
+ 3. DPM-Solver++: linspace and leading are those of S + 1 steps without the last. Heun: linspace is not
+    rounded, so the network is asked between timesteps.
 DDPM
- 4. Noise is added wherever timestep > 0, so also by the last step of trailing with S < T, which ends at timestep T/S - 1: 1e-10 of it with fixed_small (the
-    variance is held above 1e-20), with fixed_large as much as x_t has. Our last step adds none. fixed_large_log takes the root of a logarithm: nan.
+ 4. Noise is added wherever timestep > 0, so also by the last step of trailing with S < T, which ends at
+    timestep T/S - 1: 1e-10 of it with fixed_small (the variance is held above 1e-20), with fixed_large as
+    much as x_t has. Our last step adds none. fixed_large_log takes the root of a logarithm: nan.
 DDIM
- 5. A step goes to timestep - T // S, wherever the next stop lies. Both are the same for leading, for trailing only where S divides T, for linspace only
-    at S = T. Where it is not, the network is told another t than x has; and trailing may end at timestep 0 instead of at clean data.
- 6. set_alpha_to_one=False (not the default) ends at timestep 0 as well: the last step of leading does nothing.
- 7. With x_T all noise and eta = 1, 1 - alpha_bar_s - d^2 is zero but for rounding: where it comes out negative they take its root, which is nan; we take 0.
+ 5. A step goes to timestep - T // S, wherever the next stop lies. Both are the same for leading, for trailing
+    only where S divides T, for linspace only at S = T. Where it is not, the network is told another t than x
+    has; and trailing may end at timestep 0 instead of at clean data.
+ 6. set_alpha_to_one=False (not the default) ends at timestep 0 as well: the last step of leading does
+    nothing.
+ 7. With x_T all noise and eta = 1, 1 - alpha_bar_s - d^2 is zero but for rounding: where it comes out
+    negative they take its root, which is nan; we take 0.
  8. There is no sigmoid schedule; trained_betas takes any.
 No signal in x_T
- 9. DDPM and DDIM take an epsilon prediction there: division by zero, clipped to the edge. We refuse. DPM-Solver++ leaves alpha_bar_T = 2^-24.
+ 9. DDPM and DDIM take an epsilon prediction there: division by zero, clipped to the edge. We refuse.
+    DPM-Solver++ leaves alpha_bar_T = 2^-24.
 DPM-Solver++ and Heun
-10. DPM-Solver++ rounds x to float32 in every step ("upcast"); the tests lift that. It cannot clip. Its flow_prediction belongs to x = (1 - tau) x_0 + tau eps,
-    with timestep = T tau our t, not t - 1, which floating point may cut down to t - 1; it begins at tau = 1 - 1/T.
-11. Heun's x is our x / a, and it follows the mean slope in u = sigma / a, where ours does in the bounded tau = u / (1 + u): equal to second order, but with u_T
-    in the thousands (cosine) theirs shoots far past. It starts linspace and trailing from sigma / a times the noise, where ours starts from 1 / a times.
+10. DPM-Solver++ rounds x to float32 in every step ("upcast"); the tests lift that. It cannot clip. Its
+    flow_prediction belongs to x = (1 - tau) x_0 + tau eps, with timestep = T tau our t, not t - 1, which
+    floating point may cut down to t - 1; it begins at tau = 1 - 1/T.
+11. Heun's x is our x / a, and it follows the mean slope in u = sigma / a, where ours does in the bounded tau
+    = u / (1 + u): equal to second order, but with u_T in the thousands (cosine) theirs shoots far past. It
+    starts linspace and trailing from sigma / a times the noise, where ours starts from 1 / a times.
 """
 
 from itertools import product
@@ -40,12 +52,18 @@ from npdiff.diffusion import prediction_target, q_sample, transition_beta
 from npdiff.samplers import TIMESTEP_SPACINGS, ancestral, ddim, dpm_solver_pp, heun, time_pairs, to_x0_eps
 from npdiff.schedule import Schedule, cosine, make_schedule, straight
 
-# HeunDiscreteScheduler and DPMSolverMultistepScheduler call np.array(tensor), and the tensor does not know NumPy's new `copy` argument
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+# HeunDiscreteScheduler and DPMSolverMultistepScheduler call np.array(tensor), and the tensor does not know
+# NumPy's new `copy` argument
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
 TOLERANCE = 1e-10
-KINDS = pytest.mark.parametrize("prediction_type, timestep_spacing", [*product(("epsilon", "sample", "v_prediction"), TIMESTEP_SPACINGS)])
+KINDS = pytest.mark.parametrize(
+    "prediction_type, timestep_spacing", [*product(("epsilon", "sample", "v_prediction"), TIMESTEP_SPACINGS)]
+)
 VARIANCES = {"posterior": "fixed_small", "beta": "fixed_large"}
-BETAS = {                       # our schedule -> their name for it, betas at T = 1000, whether ours is rescaled by 1000 / T
+# our schedule -> their name for it, betas at T = 1000, whether ours is rescaled by 1000 / T
+BETAS = {
     "linear": ({"beta_schedule": "linear"}, (1e-4, 0.02), False),
     "cosine": ({"beta_schedule": "squaredcos_cap_v2"}, (1e-4, 0.02), False),
     "rescaled_linear": ({"beta_schedule": "linear"}, (1e-4, 0.02), True),
@@ -57,7 +75,9 @@ WEIGHTS = np.random.default_rng(0).standard_normal((2, 3, 3))
 
 
 def network(x, t):
-    """A fixed answer to x (N, 3) at our t, of any prediction type; large enough that clipping at 1 has work to do."""
+    """A fixed answer to x (N, 3) at our t, of any prediction type; large enough that clipping at 1 has work
+    to do.
+    """
     return 1.5 * np.tanh(x @ WEIGHTS[0] + np.cos(WEIGHTS[1, 0] * t / 10))           # (N, 3)
 
 
@@ -75,7 +95,9 @@ def config(name, T):
 
 def in_float64(scheduler, schedule):
     """The scheduler with our tables, one entry for each timestep = t - 1."""
-    scheduler.betas, scheduler.alphas, scheduler.alphas_cumprod = (torch.tensor(t[1:]) for t in (schedule.beta, schedule.alpha, schedule.alpha_bar))
+    scheduler.betas, scheduler.alphas, scheduler.alphas_cumprod = (
+        torch.tensor(t[1:]) for t in (schedule.beta, schedule.alpha, schedule.alpha_bar)
+    )
     return scheduler
 
 
@@ -96,7 +118,9 @@ def theirs(scheduler, **options):
     for t, s in jumps(times(scheduler)):
         with (mock.patch.object(scheduling_ddpm, "randn_tensor", lambda *_, **__: torch.from_numpy(noise(s))),
               mock.patch.object(scheduling_ddim, "randn_tensor", scheduling_ddpm.randn_tensor)):
-            x = scheduler.step(torch.from_numpy(network(x, t)), t - 1, torch.from_numpy(x), **options).prev_sample.numpy()
+            x = scheduler.step(
+                torch.from_numpy(network(x, t)), t - 1, torch.from_numpy(x), **options
+            ).prev_sample.numpy()
         stops.append(x)
     return np.stack(stops)
 
@@ -104,7 +128,9 @@ def theirs(scheduler, **options):
 def ours(sampler, schedule, pairs, prediction_type, clip=None, x=None, **options):
     """Our sampler on the same: x at every stop (S + 1, N, 3)."""
     denoise = to_x0_eps(network, schedule, prediction_type, clip)
-    return np.stack([x for _, x in sampler(denoise, noise(T) if x is None else x, schedule, noise, pairs, **options)])
+    return np.stack(
+        [x for _, x in sampler(denoise, noise(T) if x is None else x, schedule, noise, pairs, **options)]
+    )
 
 
 def gap(a, b):
@@ -114,7 +140,10 @@ def gap(a, b):
 
 def scheduler_on(schedule, steps, scheduler_class=DDPMScheduler, clip=None, **options):
     """Their scheduler on our schedule, with its list of timesteps for `steps`."""
-    scheduler = in_float64(scheduler_class(schedule.T, clip_sample=clip is not None, clip_sample_range=clip or 1, **options), schedule)
+    scheduler = in_float64(
+        scheduler_class(schedule.T, clip_sample=clip is not None, clip_sample_range=clip or 1, **options),
+        schedule,
+    )
     scheduler.set_timesteps(steps)
     return scheduler
 
@@ -131,8 +160,14 @@ def noise_after_the_end(scheduler, schedule, variance):
 def test_ancestral_is_ddpm(prediction_type, timestep_spacing, variance, clip):
     schedule = cosine(T)
     for steps in STEPS:
-        scheduler = scheduler_on(schedule, steps, clip=clip, prediction_type=prediction_type, timestep_spacing=timestep_spacing,
-                                 variance_type=VARIANCES[variance])
+        scheduler = scheduler_on(
+            schedule,
+            steps,
+            clip=clip,
+            prediction_type=prediction_type,
+            timestep_spacing=timestep_spacing,
+            variance_type=VARIANCES[variance],
+        )
         pairs = time_pairs(T, steps, timestep_spacing)
         assert pairs == jumps(times(scheduler))
         expected = ours(ancestral, schedule, pairs, prediction_type, clip, variance=variance)
@@ -145,25 +180,44 @@ def test_ancestral_is_ddpm(prediction_type, timestep_spacing, variance, clip):
 @KINDS
 def test_ddim_is_ddim(prediction_type, timestep_spacing, eta, clip):
     schedule = cosine(T)
-    for steps in {"leading": STEPS, "trailing": STEPS[:2], "linspace": STEPS[:1]}[timestep_spacing]:            # place 5
-        scheduler = scheduler_on(schedule, steps, DDIMScheduler, clip, prediction_type=prediction_type, timestep_spacing=timestep_spacing)
+    # place 5
+    for steps in {"leading": STEPS, "trailing": STEPS[:2], "linspace": STEPS[:1]}[timestep_spacing]:
+        scheduler = scheduler_on(
+            schedule,
+            steps,
+            DDIMScheduler,
+            clip,
+            prediction_type=prediction_type,
+            timestep_spacing=timestep_spacing,
+        )
         pairs = time_pairs(T, steps, timestep_spacing)
         assert pairs == jumps(times(scheduler))
         expected = ours(ddim, schedule, pairs, prediction_type, clip, eta=eta)
         assert gap(theirs(scheduler, eta=eta, use_clipped_model_output=True), expected) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name, T, steps", [*((name, T, steps) for name in BETAS for T, steps in ((50, 50), (1000, 20))),
-                                            ("linear", 1000, 1000), ("zero_snr_linear", 1000, 1000)])
+@pytest.mark.parametrize(
+    "name, T, steps",
+    [
+        *((name, T, steps) for name in BETAS for T, steps in ((50, 50), (1000, 20))),
+        ("linear", 1000, 1000),
+        ("zero_snr_linear", 1000, 1000),
+    ],
+)
 def test_every_schedule(name, T, steps):
     schedule, pairs = make_schedule(name, T), time_pairs(T, steps)
-    options = {"prediction_type": "v_prediction" if name == "zero_snr_linear" else "epsilon", "timestep_spacing": "trailing"}
+    options = {
+        "prediction_type": "v_prediction" if name == "zero_snr_linear" else "epsilon",
+        "timestep_spacing": "trailing",
+    }
     scheduler = scheduler_on(schedule, steps, variance_type="fixed_large", **options)
     expected = ours(ancestral, schedule, pairs, options["prediction_type"], variance="beta")
     expected[-1] += noise_after_the_end(scheduler, schedule, "beta")
     assert gap(theirs(scheduler), expected) <= TOLERANCE
     expected = ours(ddim, schedule, pairs, options["prediction_type"], eta=0.5)
-    assert gap(theirs(scheduler_on(schedule, steps, DDIMScheduler, **options), eta=0.5), expected) <= TOLERANCE
+    assert (
+        gap(theirs(scheduler_on(schedule, steps, DDIMScheduler, **options), eta=0.5), expected) <= TOLERANCE
+    )
 
 
 def solver_on(schedule, steps, **options):
@@ -179,7 +233,9 @@ def solver_on(schedule, steps, **options):
 def test_dpm_solver_pp_is_dpm_solver_pp(prediction_type, timestep_spacing, name):
     schedule = make_schedule(name, T)
     for steps in (1, 7, 15, 49):
-        scheduler = solver_on(schedule, steps, prediction_type=prediction_type, timestep_spacing=timestep_spacing)
+        scheduler = solver_on(
+            schedule, steps, prediction_type=prediction_type, timestep_spacing=timestep_spacing
+        )
         visited = [t for t, _ in time_pairs(T, steps + (timestep_spacing != "trailing"), timestep_spacing)]
         assert times(scheduler) == visited[:steps]                                  # place 3
         expected = ours(dpm_solver_pp, schedule, jumps(visited[:steps]), prediction_type)
@@ -188,10 +244,12 @@ def test_dpm_solver_pp_is_dpm_solver_pp(prediction_type, timestep_spacing, name)
 
 
 def test_dpm_solver_pp_without_signal():
-    """They leave 2^-24 (place 9); on that schedule both agree, and with none at all ours comes out nearly the same."""
+    """They leave 2^-24 (place 9); on that schedule both agree, and with none at all ours comes out nearly the
+    same.
+    """
     none = make_schedule("zero_snr_linear", T)
     little = Schedule([*none.beta[1:-1], 1 - 2 ** -24 / none.alpha_bar[-2]])
-    assert float(DPMSolverMultistepScheduler(**config("zero_snr_linear", 1000)).alphas_cumprod[-1]) == 2 ** -24
+    assert float(DPMSolverMultistepScheduler(**config("zero_snr_linear", 1000)).alphas_cumprod[-1]) == 2**-24
     pairs = time_pairs(T, 10)
     with mock.patch.object(torch, "float32", torch.float64):
         stops = theirs(solver_on(little, 10, prediction_type="v_prediction", timestep_spacing="trailing"))
@@ -201,13 +259,16 @@ def test_dpm_solver_pp_without_signal():
 
 @pytest.mark.parametrize("steps", [1, 7, 49])
 def test_dpm_solver_pp_along_the_straight_line(steps):
-    """flow_prediction with flow sigmas: their z = (1 - tau) x_0 + tau eps is our x on the schedule `straight`, times sqrt((1 - tau)^2 + tau^2)."""
+    """flow_prediction with flow sigmas: their z = (1 - tau) x_0 + tau eps is our x on the schedule
+    `straight`, times sqrt((1 - tau)^2 + tau^2).
+    """
     pairs = jumps(list(range(T - 1, 0, -(T - 1) // steps)))
     scheduler = DPMSolverMultistepScheduler(T, prediction_type="flow_prediction", use_flow_sigmas=True)
     scheduler.set_timesteps(steps)
     tau = np.array([*(t / T for t, _ in pairs), 0])
     assert abs(scheduler.sigmas.numpy() - tau).max() < 1e-6
-    assert all(0 <= t - timestep <= 1 for (t, _), timestep in zip(pairs, scheduler.timesteps.tolist()))             # cut to integers, not rounded
+    # cut to integers, not rounded
+    assert all(0 <= t - timestep <= 1 for (t, _), timestep in zip(pairs, scheduler.timesteps.tolist()))
     scheduler.sigmas, scale = torch.tensor(tau), ((1 - tau) ** 2 + tau ** 2) ** 0.5
     z = torch.tensor(scale[0] * noise(T))
     stops = [z]
@@ -215,21 +276,33 @@ def test_dpm_solver_pp_along_the_straight_line(steps):
         with mock.patch.object(torch, "float32", torch.float64):
             z = scheduler.step(torch.tensor(network(z.numpy() / factor, t)), timestep, z).prev_sample
         stops.append(z)
-    assert gap(np.stack(stops) / scale[:, None, None], ours(dpm_solver_pp, straight(T), pairs, "flow_prediction")) <= TOLERANCE
+    assert (
+        gap(
+            np.stack(stops) / scale[:, None, None], ours(dpm_solver_pp, straight(T), pairs, "flow_prediction")
+        )
+        <= TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 @KINDS
 def test_heun_but_for_its_coordinates(prediction_type, timestep_spacing, clip):
-    """Place 11. Their x is ours / a; what scale_model_input hands to the network is ours again, at every stop and, in between, at the end of the first slope.
-    From the same x each jump reaches the same Euler point and asks the same second question; then theirs corrects (1 + u_t) / (1 + u_s) times as far."""
+    """Place 11. Their x is ours / a; what scale_model_input hands to the network is ours again, at every stop
+    and, in between, at the end of the first slope. From the same x each jump reaches the same Euler point and
+    asks the same second question; then theirs corrects (1 + u_t) / (1 + u_s) times as far."""
     schedule = cosine(T)
     for steps in STEPS:
         pairs = time_pairs(T, steps, timestep_spacing)
-        scheduler = HeunDiscreteScheduler(T, prediction_type=prediction_type, timestep_spacing=timestep_spacing, clip_sample=clip is not None,
-                                          clip_sample_range=clip or 1)
+        scheduler = HeunDiscreteScheduler(
+            T,
+            prediction_type=prediction_type,
+            timestep_spacing=timestep_spacing,
+            clip_sample=clip is not None,
+            clip_sample_range=clip or 1,
+        )
         scheduler.set_timesteps(timesteps=[t - 1 for t, _ in pairs])
-        u = torch.tensor(schedule.snr[[*(t for t, _ in pairs), 0]] ** -0.5)         # (steps + 1,), their sigma
+        # (steps + 1,), their sigma
+        u = torch.tensor(schedule.snr[[*(t for t, _ in pairs), 0]] ** -0.5)
         scheduler.sigmas = torch.cat([u[:1], u[1:-1].repeat_interleave(2), u[-1:]])
         y, inputs = torch.tensor(noise(T) / schedule.a[pairs[0][0]]), []
         for timestep in scheduler.timesteps:
@@ -271,11 +344,15 @@ def test_lists_part_only_at_exact_halves(timestep_spacing, T):
         for i, (t, u) in enumerate(zip(our_list, their_list)):
             if t != u:
                 left = steps - 1 - i
-                numerator, denominator = (left * (T - 1), steps - 1) if timestep_spacing == "linspace" else ((left + 1) * T, steps)
+                numerator, denominator = (
+                    (left * (T - 1), steps - 1) if timestep_spacing == "linspace" else ((left + 1) * T, steps)
+                )
                 assert abs(t - u) == 1 and 2 * numerator % (2 * denominator) == denominator
                 parted.append(steps)
     assert timestep_spacing == "linspace" or all(T % steps for steps in parted + passed)
-    assert bool(parted) == (timestep_spacing == "trailing" or timestep_spacing == "linspace" and T > 50) and bool(passed) == (timestep_spacing == "trailing")
+    assert bool(parted) == (
+        timestep_spacing == "trailing" or timestep_spacing == "linspace" and T > 50
+    ) and bool(passed) == (timestep_spacing == "trailing")
 
 
 def test_linspace_of_few_steps():
@@ -289,7 +366,9 @@ def test_linspace_of_few_steps():
 
 
 def test_a_timestep_of_minus_one():
-    """Place 2: their last step takes a finished sample for x_T, and makes of it what DDIM makes of x_T in one jump."""
+    """Place 2: their last step takes a finished sample for x_T, and makes of it what DDIM makes of x_T in one
+    jump.
+    """
     schedule, options = cosine(300), {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     scheduler = scheduler_on(schedule, 7, **options)
     *_, finished, last = theirs(scheduler)
@@ -300,7 +379,11 @@ def test_a_timestep_of_minus_one():
 
 @pytest.mark.parametrize("timestep_spacing", TIMESTEP_SPACINGS)
 def test_where_a_step_of_ddim_goes(timestep_spacing):
-    """Place 5. From the same x each of their steps is our jump to T // S timesteps below, which need not be the next stop of their own list."""
+    """Place 5.
+
+    From the same x each of their steps is our jump to T // S timesteps below, which need not be the next stop
+    of their own list.
+    """
     schedule = cosine(T)
     for steps in range(2, T + 1):
         scheduler = scheduler_on(schedule, steps, DDIMScheduler, timestep_spacing=timestep_spacing)
@@ -313,28 +396,37 @@ def test_where_a_step_of_ddim_goes(timestep_spacing):
             for i, jump in enumerate(goes):
                 assert gap(x[i + 1], ours(ddim, schedule, [jump], "epsilon", x=x[i])[1]) <= TOLERANCE
             assert (gap(x, ours(ddim, schedule, jumps(stops), "epsilon")) > 0.01) == (not follows)
-            assert (goes[-1][1] == 1) == (timestep_spacing == "trailing" and steps == 3)                # one short of clean data
+            # one short of clean data
+            assert (goes[-1][1] == 1) == (timestep_spacing == "trailing" and steps == 3)
 
 
 def test_ddim_without_alpha_one_ends_early():
     """Place 6."""
     x = theirs(scheduler_on(cosine(T), 10, DDIMScheduler))
     scheduler = scheduler_on(cosine(T), 10, DDIMScheduler, set_alpha_to_one=False)
-    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]             # as their constructor sets it, from our table
+    # as their constructor sets it, from our table
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
     early = theirs(scheduler)
     assert gap(early[:-1], x[:-1]) == 0 and gap(early[-1], early[-2]) <= TOLERANCE < 0.001 < gap(x[-1], x[-2])
 
 
 def test_ddim_from_pure_noise_may_be_nan():
-    """Place 7: for some numbers of steps, on our tables in float64 as on their own in float32; for the others both agree, up to the root of rounding."""
-    schedule, options = make_schedule("zero_snr_linear", 200), {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": False}
+    """Place 7: for some numbers of steps, on our tables in float64 as on their own in float32; for the others
+    both agree, up to the root of rounding.
+    """
+    schedule, options = (
+        make_schedule("zero_snr_linear", 200),
+        {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "clip_sample": False},
+    )
     x, v = torch.tensor(noise(T)), torch.tensor(network(noise(T), 200))
     for scheduler, dtype in ((in_float64(DDIMScheduler(200, **options), schedule), np.float64),
                              (DDIMScheduler(**config("zero_snr_linear", 200), **options), np.float32)):
         is_nan = []
         for stride in (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100):
             scheduler.set_timesteps(200 // stride)
-            after = scheduler.step(v, 199, x, eta=1.0, variance_noise=torch.tensor(noise(200 - stride))).prev_sample.numpy()
+            after = scheduler.step(
+                v, 199, x, eta=1.0, variance_noise=torch.tensor(noise(200 - stride))
+            ).prev_sample.numpy()
             expected = ours(ddim, schedule, [(200, 200 - stride)], "v_prediction", eta=1.0)[1]
             is_nan.append(np.isnan(after).all())
             assert np.isfinite(expected).all()
@@ -347,29 +439,42 @@ def test_epsilon_without_signal():
     schedule = make_schedule("zero_snr_linear", T)
     for scheduler_class in (DDPMScheduler, DDIMScheduler):
         scheduler = scheduler_on(schedule, T, scheduler_class, clip=1.0)
-        x0 = scheduler.step(torch.tensor(network(noise(T), T)), T - 1, torch.tensor(noise(T))).pred_original_sample
+        x0 = scheduler.step(
+            torch.tensor(network(noise(T), T)), T - 1, torch.tensor(noise(T))
+        ).pred_original_sample
         assert (abs(x0) == 1).all()
     with pytest.raises(ValueError, match="alpha_bar_T is 0"):
         ours(ancestral, schedule, time_pairs(T), "epsilon", 1.0)
 
 
 def test_the_comparison_can_fail():
-    """The other variance, the other spacing, a clip or none, eps kept after clipping (their default), noise or none, t for t - 1, float32: each is seen."""
+    """The other variance, the other spacing, a clip or none, eps kept after clipping (their default), noise
+    or none, t for t - 1, float32: each is seen.
+    """
     schedule, pairs = cosine(T), time_pairs(T, 10, "leading")
     x = theirs(scheduler_on(schedule, 10, prediction_type="sample"))
     assert gap(x, ours(ancestral, schedule, pairs, "sample")) <= TOLERANCE
-    for wrong in (ours(ancestral, schedule, pairs, "sample", variance="beta"), ours(ancestral, schedule, time_pairs(T, 10), "sample"),
-                  ours(ancestral, schedule, pairs, "sample", 1.0), ours(ddim, schedule, pairs, "sample"),
-                  ours(ancestral, schedule, [(t + 1, s + (s > 0)) for t, s in pairs], "sample")):
+    for wrong in (
+        ours(ancestral, schedule, pairs, "sample", variance="beta"),
+        ours(ancestral, schedule, time_pairs(T, 10), "sample"),
+        ours(ancestral, schedule, pairs, "sample", 1.0),
+        ours(ddim, schedule, pairs, "sample"),
+        ours(ancestral, schedule, [(t + 1, s + (s > 0)) for t, s in pairs], "sample"),
+    ):
         assert gap(x, wrong) > 0.01
     for again in (False, True):
-        x = theirs(scheduler_on(schedule, 10, DDIMScheduler, 1.0, prediction_type="sample"), use_clipped_model_output=again)
+        x = theirs(
+            scheduler_on(schedule, 10, DDIMScheduler, 1.0, prediction_type="sample"),
+            use_clipped_model_output=again,
+        )
         assert (gap(x, ours(ddim, schedule, pairs, "sample", 1.0)) <= TOLERANCE) == again
     rounded = theirs(solver_on(schedule, 10, timestep_spacing="trailing"))          # place 10
     assert TOLERANCE < gap(rounded, ours(dpm_solver_pp, schedule, time_pairs(T, 10), "epsilon")) < 1e-4
 
 
-@pytest.mark.parametrize("name, T", [*((name, T) for name in BETAS for T in (50, 200, 300, 1000)), ("linear", 10), ("cosine", 10)])
+@pytest.mark.parametrize(
+    "name, T", [*((name, T) for name in BETAS for T in (50, 200, 300, 1000)), ("linear", 10), ("cosine", 10)]
+)
 def test_schedules_are_theirs(name, T):
     """Their float32 tables; all but linear and cosine with both betas times 1000 / T, as in ours."""
     schedule, scheduler = make_schedule(name, T), DDPMScheduler(**config(name, T))
@@ -382,13 +487,25 @@ def test_what_they_lack():
     with pytest.raises(NotImplementedError):
         DDIMScheduler(beta_schedule="sigmoid")
     schedule = make_schedule("sigmoid", T)
-    assert abs(DDIMScheduler(T, trained_betas=schedule.beta[1:]).alphas_cumprod.numpy() - schedule.alpha_bar[1:]).max() <= 1e-6
-    small, large = (theirs(scheduler_on(schedule, T, variance_type=f"fixed_{size}_log")) for size in ("small", "large"))
-    assert gap(small, ours(ancestral, schedule, time_pairs(T), "epsilon")) <= TOLERANCE and np.isnan(large[1]).all()
+    assert (
+        abs(
+            DDIMScheduler(T, trained_betas=schedule.beta[1:]).alphas_cumprod.numpy() - schedule.alpha_bar[1:]
+        ).max()
+        <= 1e-6
+    )
+    small, large = (
+        theirs(scheduler_on(schedule, T, variance_type=f"fixed_{size}_log")) for size in ("small", "large")
+    )
+    assert (
+        gap(small, ours(ancestral, schedule, time_pairs(T), "epsilon")) <= TOLERANCE
+        and np.isnan(large[1]).all()
+    )
 
 
 def test_noising_and_velocity():
-    """add_noise is q_sample, get_velocity the target of v_prediction, for one t a sample, clean data to noise."""
+    """add_noise is q_sample, get_velocity the target of v_prediction, for one t a sample, clean data to
+    noise.
+    """
     rng, t = np.random.default_rng(0), np.array([1, 2, 30, 49, 50])
     x0, eps = rng.standard_normal((2, 5, 3, 4))
     for name in ("cosine", "zero_snr_linear"):
@@ -397,4 +514,10 @@ def test_noising_and_velocity():
             scheduler = in_float64(scheduler_class(T), schedule)
             given = torch.tensor(x0), torch.tensor(eps), torch.tensor(t - 1)
             assert gap(scheduler.add_noise(*given).numpy(), q_sample(x0, t, eps, schedule)) <= 1e-14
-            assert gap(scheduler.get_velocity(*given).numpy(), prediction_target(x0, t, eps, schedule, "v_prediction")) <= 1e-14
+            assert (
+                gap(
+                    scheduler.get_velocity(*given).numpy(),
+                    prediction_target(x0, t, eps, schedule, "v_prediction"),
+                )
+                <= 1e-14
+            )

@@ -8,7 +8,8 @@ from npdiff.schedule import cosine, linear, straight
 
 
 def test_chain_and_closed_form_agree_exactly():
-    """Walking forward_step with noises e_1..e_t is q_sample with one noise, the right weighted sum of them."""
+    """Walking forward_step with noises e_1..e_t is q_sample with one noise, the right weighted sum of them.
+    """
     schedule, rng = linear(50), np.random.default_rng(0)
     x0 = rng.standard_normal((4, 3))
     x, combined = x0, np.zeros_like(x0)
@@ -55,7 +56,9 @@ def test_every_target_leads_back_to_x0(prediction_type):
     for t in (1, 50, 99, np.arange(1, 7) * 15):
         x_t = diffusion.q_sample(x0, t, noise, schedule)
         target = diffusion.prediction_target(x0, t, noise, schedule, prediction_type)
-        np.testing.assert_allclose(diffusion.x0_from_prediction(x_t, t, target, schedule, prediction_type), x0, atol=1e-10)
+        np.testing.assert_allclose(
+            diffusion.x0_from_prediction(x_t, t, target, schedule, prediction_type), x0, atol=1e-10
+        )
 
 
 def test_velocity_is_the_derivative_along_the_circle():
@@ -64,32 +67,52 @@ def test_velocity_is_the_derivative_along_the_circle():
     x0, noise = rng.standard_normal((2, 3, 2))
     phi = np.arccos(schedule.alpha_bar[4] ** 0.5)
     derivative = -np.sin(phi) * x0 + np.cos(phi) * noise
-    np.testing.assert_allclose(diffusion.prediction_target(x0, 4, noise, schedule, "v_prediction"), derivative, rtol=1e-12)
+    np.testing.assert_allclose(
+        diffusion.prediction_target(x0, 4, noise, schedule, "v_prediction"), derivative, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
 def test_an_error_in_x0_seen_in_the_prediction(prediction_type):
-    """Move x_0 and keep x_t: the target moves by squared_error_ratio, and both weightings of the error, on x_0 and on the prediction, agree."""
+    """Move x_0 and keep x_t: the target moves by squared_error_ratio, and both weightings of the error, on
+    x_0 and on the prediction, agree.
+    """
     schedule, rng = cosine(100), np.random.default_rng(0)
     x_t, x0, moved = rng.standard_normal((3, 99, 2))
     t = np.arange(1, 100)
-    first, second = (diffusion.prediction_target(x, t, diffusion.eps_from_x0(x_t, t, x, schedule), schedule, prediction_type) for x in (x0, moved))
+    first, second = (
+        diffusion.prediction_target(
+            x, t, diffusion.eps_from_x0(x_t, t, x, schedule), schedule, prediction_type
+        )
+        for x in (x0, moved)
+    )
     error, error_x0 = ((first - second) ** 2).sum(1), ((x0 - moved) ** 2).sum(1)
-    np.testing.assert_allclose(error, diffusion.squared_error_ratio(schedule, prediction_type)[t] * error_x0, rtol=1e-9)
-    for name, of_x0 in [("min_snr", np.minimum(schedule.snr, 5)[t]), ("vlb", schedule.snr[t] * schedule.beta[t] / (2 * schedule.alpha[t] * (1 - schedule.alpha_bar[t])))]:
-        np.testing.assert_allclose(diffusion.loss_weights(schedule, prediction_type, name)[t] * error, of_x0 * error_x0, rtol=1e-9)
+    np.testing.assert_allclose(
+        error, diffusion.squared_error_ratio(schedule, prediction_type)[t] * error_x0, rtol=1e-9
+    )
+    for name, of_x0 in [
+        ("min_snr", np.minimum(schedule.snr, 5)[t]),
+        ("vlb", schedule.snr[t] * schedule.beta[t] / (2 * schedule.alpha[t] * (1 - schedule.alpha_bar[t]))),
+    ]:
+        np.testing.assert_allclose(
+            diffusion.loss_weights(schedule, prediction_type, name)[t] * error, of_x0 * error_x0, rtol=1e-9
+        )
     assert (diffusion.loss_weights(schedule, prediction_type, "simple")[1:] == 1).all()
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction", "flow_prediction"])
 def test_no_signal_at_the_end(prediction_type):
-    """alpha_bar_T = 0: x_T is the noise; every target but the noise still leads to x_0, and every weight is finite."""
+    """alpha_bar_T = 0: x_T is the noise; every target but the noise still leads to x_0, and every weight is
+    finite.
+    """
     schedule, rng = straight(10), np.random.default_rng(0)
     x0, noise = rng.standard_normal((2, 3, 2))
     x_t = diffusion.q_sample(x0, 10, noise, schedule)
     np.testing.assert_array_equal(x_t, noise)
     target = diffusion.prediction_target(x0, 10, noise, schedule, prediction_type)
-    np.testing.assert_allclose(diffusion.x0_from_prediction(x_t, 10, target, schedule, prediction_type), x0, atol=1e-14)
+    np.testing.assert_allclose(
+        diffusion.x0_from_prediction(x_t, 10, target, schedule, prediction_type), x0, atol=1e-14
+    )
     for name in diffusion.LOSS_WEIGHTS:
         assert np.isfinite(diffusion.loss_weights(schedule, prediction_type, name)).all()
     for t in (10, np.array([1, 5, 10])):
@@ -104,7 +127,10 @@ def test_unknown_loss_weight():
 
 @pytest.mark.parametrize("function", [diffusion.prediction_target, diffusion.x0_from_prediction])
 def test_unknown_prediction_type(function):
-    with pytest.raises(ValueError, match="prediction_type is 'noise'; it must be one of epsilon, sample, v_prediction, flow_prediction"):
+    with pytest.raises(
+        ValueError,
+        match="prediction_type is 'noise'; it must be one of epsilon, sample, v_prediction, flow_prediction",
+    ):
         function(np.ones((3, 2)), 1, np.ones((3, 2)), linear(10), "noise")
 
 
@@ -120,7 +146,9 @@ def test_posterior_is_bayes_rule(t, s):
         return
     ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
     x_s = np.linspace(-12, 12, 400_001)
-    log_density = -(x_s - ab_s ** 0.5 * x0) ** 2 / (2 * (1 - ab_s)) - (x_t - (ab_t / ab_s) ** 0.5 * x_s) ** 2 / (2 * (1 - ab_t / ab_s))
+    log_density = -((x_s - ab_s**0.5 * x0) ** 2) / (2 * (1 - ab_s)) - (
+        x_t - (ab_t / ab_s) ** 0.5 * x_s
+    ) ** 2 / (2 * (1 - ab_t / ab_s))
     weight = np.exp(log_density - log_density.max())
     weight /= weight.sum()
     exact_mean = (weight * x_s).sum()
@@ -129,14 +157,20 @@ def test_posterior_is_bayes_rule(t, s):
 
 
 def test_one_step_posterior_is_the_papers():
-    """With s = t - 1 the variance is the schedule's table, and the mean with x_0 from eps is eq. 11: (x - beta / sqrt(1 - alpha_bar) eps) / sqrt(alpha)."""
+    """With s = t - 1 the variance is the schedule's table, and the mean with x_0 from eps is eq. 11: (x -
+    beta / sqrt(1 - alpha_bar) eps) / sqrt(alpha).
+    """
     schedule, rng = linear(200), np.random.default_rng(0)
     x, eps = rng.standard_normal((2, 5, 2))
     for t in (1, 2, 100, 200):
         x0 = diffusion.x0_from_prediction(x, t, eps, schedule)
         mean = (x - schedule.beta[t] / (1 - schedule.alpha_bar[t]) ** 0.5 * eps) / schedule.alpha[t] ** 0.5
-        np.testing.assert_allclose(diffusion.posterior_mean(x, x0, t, t - 1, schedule), mean, rtol=1e-9, atol=1e-10)
-        assert diffusion.posterior_variance(t, t - 1, schedule) == pytest.approx(schedule.posterior_variance[t], rel=1e-9)
+        np.testing.assert_allclose(
+            diffusion.posterior_mean(x, x0, t, t - 1, schedule), mean, rtol=1e-9, atol=1e-10
+        )
+        assert diffusion.posterior_variance(t, t - 1, schedule) == pytest.approx(
+            schedule.posterior_variance[t], rel=1e-9
+        )
         assert diffusion.transition_beta(t, t - 1, schedule) == pytest.approx(schedule.beta[t], rel=1e-9)
 
 
@@ -144,8 +178,12 @@ def test_one_step_posterior_is_the_papers():
 def test_float32_stays_float32(t):
     schedule = linear(10)
     x, noise = np.ones((3, 2), np.float32), np.ones((3, 2), np.float32)
-    for result in (diffusion.q_sample(x, t, noise, schedule), diffusion.forward_step(x, t, noise, schedule),
-                   diffusion.x0_from_prediction(x, t, noise, schedule), diffusion.eps_from_x0(x, t, noise, schedule)):
+    for result in (
+        diffusion.q_sample(x, t, noise, schedule),
+        diffusion.forward_step(x, t, noise, schedule),
+        diffusion.x0_from_prediction(x, t, noise, schedule),
+        diffusion.eps_from_x0(x, t, noise, schedule),
+    ):
         assert result.dtype == np.float32
     assert diffusion.posterior_mean(x, noise, 7, 3, schedule).dtype == np.float32
 

@@ -12,15 +12,32 @@ import npdiff
 PACKAGE = Path(npdiff.__file__).parent
 FRAMEWORK = "to" + "rch"
 OUTER_ROOMS = {"matplotlib", "tqdm", "safetensors", "tyro", "threadpoolctl"}
-INNER_ROOMS = ["schedule", "diffusion", "rng", "optim", "training", "samplers", "sampling", "recipes", "nn", "models",
-               "data", "backends.protocols", "verify.gradcheck", "verify.oracle", "evaluation.metrics",
-               "evaluation.likelihood"]
+INNER_ROOMS = [
+    "schedule",
+    "diffusion",
+    "rng",
+    "optim",
+    "training",
+    "samplers",
+    "sampling",
+    "recipes",
+    "nn",
+    "models",
+    "data",
+    "backends.protocols",
+    "verify.gradcheck",
+    "verify.oracle",
+    "evaluation.metrics",
+    "evaluation.likelihood",
+]
 FLOORS = {"nn": 0, "engine": 1, "models": 1, "data": 1, "backends": 2, "verify": 3, "evaluation": 4, "app": 5}
 """A file imports from its own floor and from those below; nn from itself alone."""
 
 
 def python(code, *arguments, **environment):
-    done = subprocess.run([sys.executable, *arguments, "-c", code], capture_output=True, text=True, env=environment or None)
+    done = subprocess.run(
+        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, env=environment or None
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -49,7 +66,11 @@ def test_no_framework_is_imported_whether_it_is_installed_or_not():
 def test_the_word_does_not_stand_in_the_package():
     files = [path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert len(files) > 20
-    assert not [path for path in files if FRAMEWORK.encode() in path.read_bytes().lower() or FRAMEWORK in path.name.lower()]
+    assert not [
+        path
+        for path in files
+        if FRAMEWORK.encode() in path.read_bytes().lower() or FRAMEWORK in path.name.lower()
+    ]
 
 
 def test_imports_run_downwards():
@@ -82,7 +103,9 @@ def test_the_mathematics_needs_numpy_alone():
 
 def test_import_costs_at_most_a_third_more_than_numpy(tmp_path):
     """The best of several tries of each, taken in turns, with bytecode cached as after an installation."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"} | {
+        "PYTHONPYCACHEPREFIX": str(tmp_path)
+    }
 
     def seconds(module):
         start = time.perf_counter()

@@ -51,15 +51,22 @@ def exact_cosine(T):
     return product([1 - now / before for before, now in zip(f, f[1:])])
 
 
-EXACT = {                       # alpha_bar from its definition, in as many digits as the context has
+EXACT = {  # alpha_bar from its definition, in as many digits as the context has
     "linear": lambda T: product(line(D("1e-4"), D("0.02"), T)),
     "rescaled_linear": lambda T: product([b * 1000 / T for b in line(D("1e-4"), D("0.02"), T)]),
-    "scaled_linear": lambda T: product([b * b * 1000 / T for b in line(D("0.00085").sqrt(), D("0.012").sqrt(), T)]),
-    "sigmoid": lambda T: product([(D("1e-4") + D("0.0199") / (1 + (-x).exp())) * 1000 / T for x in line(D(-6), D(6), T)]),
+    "scaled_linear": lambda T: product(
+        [b * b * 1000 / T for b in line(D("0.00085").sqrt(), D("0.012").sqrt(), T)]
+    ),
+    "sigmoid": lambda T: product(
+        [(D("1e-4") + D("0.0199") / (1 + (-x).exp())) * 1000 / T for x in line(D(-6), D(6), T)]
+    ),
     "cosine": exact_cosine,
-    "karras": lambda T: [D(1)] + [1 / (1 + u ** 14) for u in line(D("0.002") ** (D(1) / 7), D(80) ** (D(1) / 7), T)],
+    "karras": lambda T: (
+        [D(1)] + [1 / (1 + u**14) for u in line(D("0.002") ** (D(1) / 7), D(80) ** (D(1) / 7), T)]
+    ),
     "straight": lambda T: [D(T - t) ** 2 / (D(T - t) ** 2 + D(t) ** 2) for t in range(T + 1)],
-    "zero_snr_linear": exact_zero_snr}
+    "zero_snr_linear": exact_zero_snr,
+}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -69,7 +76,10 @@ def test_alpha_bar_in_50_digits(name, T):
     with localcontext() as context:
         context.prec = 50
         exact = EXACT[name](T)
-        error = [abs(D(float(ours)) - theirs) / theirs if theirs else abs(ours) for ours, theirs in zip(schedule.alpha_bar, exact, strict=True)]
+        error = [
+            abs(D(float(ours)) - theirs) / theirs if theirs else abs(ours)
+            for ours, theirs in zip(schedule.alpha_bar, exact, strict=True)
+        ]
     assert max(error) < 1e-13
     assert (np.diff(schedule.alpha_bar) < 0).all()
 
@@ -79,16 +89,24 @@ def test_alpha_bar_in_50_digits(name, T):
 def test_tables(name, T):
     schedule = make_schedule(name, T)
     assert {table.shape for table in vars(schedule).values() if isinstance(table, np.ndarray)} == {(T + 1,)}
-    assert schedule.alpha_bar[0] == 1 and schedule.beta[0] == 0 and schedule.posterior_variance[0] == 0 == schedule.posterior_variance[1]
+    assert (
+        schedule.alpha_bar[0] == 1
+        and schedule.beta[0] == 0
+        and schedule.posterior_variance[0] == 0 == schedule.posterior_variance[1]
+    )
     assert (np.diff(schedule.alpha_bar) < 0).all() and (np.diff(schedule.snr) < 0).all()
-    assert (schedule.posterior_variance[2:] > 0).all() and (schedule.posterior_variance[1:] < schedule.beta[1:]).all()
+    assert (schedule.posterior_variance[2:] > 0).all() and (
+        schedule.posterior_variance[1:] < schedule.beta[1:]
+    ).all()
     np.testing.assert_allclose(schedule.a ** 2 + schedule.sigma ** 2, 1, rtol=1e-15)
 
 
 def test_zero_terminal_snr_keeps_the_first_step():
     for schedule in (linear(200), cosine(50)):
         mended = zero_terminal_snr(schedule)
-        assert mended.alpha_bar[-1] == 0 and mended.alpha_bar[1] == pytest.approx(schedule.alpha_bar[1], rel=1e-14)
+        assert mended.alpha_bar[-1] == 0 and mended.alpha_bar[1] == pytest.approx(
+            schedule.alpha_bar[1], rel=1e-14
+        )
 
 
 def test_straight_is_a_straight_line():
@@ -106,7 +124,9 @@ def test_linear_leaves_signal_at_small_T(T, terminal):
 
 def test_betas():
     assert linear(1000).beta[1] == 1e-4 and linear(1000).beta[-1] == 0.02
-    assert rescaled_linear(200).beta[1] == pytest.approx(5e-4) and rescaled_linear(200).beta[-1] == pytest.approx(0.1)
+    assert rescaled_linear(200).beta[1] == pytest.approx(5e-4) and rescaled_linear(200).beta[
+        -1
+    ] == pytest.approx(0.1)
     assert cosine(1000).beta[-1] == 0.999                                   # the clip
     t = np.arange(0, 900)
     f = np.cos((t / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -125,8 +145,17 @@ def test_refuses_name():
         make_schedule("cubic", 10)
 
 
-@pytest.mark.parametrize("beta, message", [([0.1, 0.0], "beta at t = 2 is 0"), ([1.0, 0.1], "beta at t = 1 is 1; .* only the last may be 1"), ([0.1, -0.1], "t = 2 is -0.1"),
-                                           ([np.nan, 0.1], "t = 1 is nan"), ([0.1], "T >= 2"), ([[0.1, 0.1]], "shape")])
+@pytest.mark.parametrize(
+    "beta, message",
+    [
+        ([0.1, 0.0], "beta at t = 2 is 0"),
+        ([1.0, 0.1], "beta at t = 1 is 1; .* only the last may be 1"),
+        ([0.1, -0.1], "t = 2 is -0.1"),
+        ([np.nan, 0.1], "t = 1 is nan"),
+        ([0.1], "T >= 2"),
+        ([[0.1, 0.1]], "shape"),
+    ],
+)
 def test_refuses_betas(beta, message):
     with pytest.raises(ValueError, match=message):
         Schedule(beta)

@@ -18,17 +18,23 @@ from npdiff.training import batches, draw_block, train
 
 def fresh(recipe, dtype="float32", seed=0):
     backend = NumpyBackend(dtype=dtype)
-    return backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(seed, "init")), recipe.ema_decay), backend
+    return backend.make_denoiser(
+        recipe.model, mlp.init(recipe.model, generator(seed, "init")), recipe.ema_decay
+    ), backend
 
 
 def test_batches_are_noised_data_with_uniform_t():
     recipe, backend = replace(MOONS, steps=40), NumpyBackend(dtype="float64")
     x0, labels, t, noise = draw_block(recipe, 3, 0, 32)
     schedule = make_schedule(recipe.schedule, recipe.num_train_timesteps)
-    assert labels is None and x0.shape == noise.shape == (32 * 256, 2) and x0.dtype == noise.dtype == np.float64
+    assert (
+        labels is None and x0.shape == noise.shape == (32 * 256, 2) and x0.dtype == noise.dtype == np.float64
+    )
     seen = list(batches(recipe, backend, 3))
     assert [step for step, *_ in seen] == list(range(1, 41))
-    np.testing.assert_array_equal(np.concatenate([x_t for _, x_t, *_ in seen[:32]]), q_sample(x0, t, noise, schedule))
+    np.testing.assert_array_equal(
+        np.concatenate([x_t for _, x_t, *_ in seen[:32]]), q_sample(x0, t, noise, schedule)
+    )
     assert t.min() == 1 and t.max() == 200 and abs(np.bincount(t)[1:] / len(t) - 1 / 200).max() < 0.003
     assert abs(noise.mean()) < 0.03 and noise.std() == pytest.approx(1, abs=0.02)
     assert abs(np.corrcoef(np.concatenate([x0, noise], axis=1).T)[:2, 2:]).max() < 0.04
@@ -37,7 +43,11 @@ def test_batches_are_noised_data_with_uniform_t():
 @pytest.mark.parametrize("first_step", [2, 17, 32, 33, 40])
 def test_a_step_needs_no_history(first_step):
     recipe, backend = replace(MOONS, steps=40), NumpyBackend()
-    for whole, part in zip(list(batches(recipe, backend, 0))[first_step - 1:], batches(recipe, backend, 0, first_step), strict=True):
+    for whole, part in zip(
+        list(batches(recipe, backend, 0))[first_step - 1 :],
+        batches(recipe, backend, 0, first_step),
+        strict=True,
+    ):
         assert whole[0] == part[0] and all(a.tobytes() == b.tobytes() for a, b in zip(whole[1:4], part[1:4]))
 
 
@@ -68,7 +78,12 @@ def test_loss_that_is_not_finite_stops_before_the_update():
     with pytest.raises(FloatingPointError, match=r"the loss is (inf|nan) at step \d+"):
         for step, loss in train(denoiser, backend, recipe, 0):
             good = denoiser.theta.copy()
-    assert step < 10 and math.isfinite(loss) and denoiser.theta.tobytes() == good.tobytes() and denoiser.step == step
+    assert (
+        step < 10
+        and math.isfinite(loss)
+        and denoiser.theta.tobytes() == good.tobytes()
+        and denoiser.step == step
+    )
 
 
 def test_data_that_is_not_finite_is_refused(monkeypatch, tiny):

@@ -1,7 +1,8 @@
 """A third backend, as a template for a fourth: a linear model on plain Python lists.
 
-The network is y = x A + t c + d. It knows nothing of npdiff's networks, so it takes no parameters from them; training,
-samplers and comparison run on it unchanged. A real package would offer ToyBackend by an entry point:
+The network is y = x A + t c + d. It knows nothing of npdiff's networks, so it takes no parameters from them;
+training, samplers and comparison run on it unchanged. A real package would offer ToyBackend by an entry
+point:
 
     [project.entry-points."npdiff.backends"]
     toy = "toy_backend:ToyBackend"
@@ -16,7 +17,10 @@ from npdiff.backends.protocols import Backend, Denoiser
 
 
 class Rows(list):
-    """An array of this library: a list of numbers, or a list of Rows. It can do what protocols.Array asks for."""
+    """An array of this library: a list of numbers, or a list of Rows.
+
+    It can do what protocols.Array asks for.
+    """
 
     @property
     def shape(self):
@@ -55,7 +59,8 @@ class Rows(list):
         return self.each(lambda x, _: min(max(x, low), high), 0.0)
 
     def sum(self, axis):
-        return Rows(sum(row) for row in self)                               # axis 1 of two is all that is asked for
+        # axis 1 of two is all that is asked for
+        return Rows(sum(row) for row in self)
 
     def mean(self):
         return sum(map(sum, self)) / sum(map(len, self))
@@ -109,13 +114,20 @@ class ToyDenoiser(Denoiser):
         return self.predict(x, t), Rows([sum(self.w[d][d] for d in range(self.D))] * len(x))
 
     def loss_and_grads(self, batch):
-        """loss = 1/(N D) sum_no weight[n] error[n,o]^2     dw[i,o] = 2/(N D) sum_n weight[n] error[n,o] inputs[n,i]"""
+        """loss = 1/(N D) sum_no weight[n] error[n,o]^2
+
+        dw[i,o] = 2/(N D) sum_n weight[n] error[n,o] inputs[n,i]
+        """
         N, D = len(batch.x_t), self.D
         error, inputs = self.predict(batch.x_t, batch.t) - batch.target, self.inputs(batch.x_t, batch.t)
         weight = [1.0] * N if batch.weight is None else batch.weight.tolist()
         loss = sum(weight[n] * error[n][o] ** 2 for n in range(N) for o in range(D)) / (N * D)
-        dw = Rows(Rows(2 / (N * D) * sum(weight[n] * error[n][o] * inputs[n][i] for n in range(N)) for o in range(D))
-                  for i in range(D + 2))
+        dw = Rows(
+            Rows(
+                2 / (N * D) * sum(weight[n] * error[n][o] * inputs[n][i] for n in range(N)) for o in range(D)
+            )
+            for i in range(D + 2)
+        )
         return loss, {"w": dw}
 
     def update(self, grads, lr):
@@ -136,5 +148,7 @@ class ToyDenoiser(Denoiser):
         return {name: np.array(rows) for name, rows in arrays.items()} | {"step": np.array(self.step)}
 
     def load(self, state):
-        self.w, self.m, self.v = (Rows(map(Rows, state[name].tolist())) for name in ("params/w", "adam_m/w", "adam_v/w"))
+        self.w, self.m, self.v = (
+            Rows(map(Rows, state[name].tolist())) for name in ("params/w", "adam_m/w", "adam_v/w")
+        )
         self.step = int(state["step"])

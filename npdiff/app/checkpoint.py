@@ -27,13 +27,18 @@ def create_run(out, recipe, seed):
 
 
 def save_config(run, recipe, seed, history):
-    """Write config.json. history is a list of dicts, one for each time that training began or was resumed: the first step, and what computed it."""
+    """Write config.json. history is a list of dicts, one for each time that training began or was resumed:
+    the first step, and what computed it.
+    """
     config = {"recipe": recipe_to_dict(recipe), "seed": seed, "history": history}
     write_bytes(run / "config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def load_config(run):
-    """-> (recipe, seed, history) of a run directory. Raises FileNotFoundError if it is not one, ValueError if its config.json makes no sense."""
+    """-> (recipe, seed, history) of a run directory.
+
+    Raises FileNotFoundError if it is not one, ValueError if its config.json makes no sense.
+    """
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a run directory has one")
@@ -65,7 +70,10 @@ def newest_checkpoint(run):
 
 
 def load_checkpoint(run):
-    """The state in the newest checkpoint, a dict of named NumPy arrays. Raises FileNotFoundError if there is none, ValueError if it is damaged."""
+    """The state in the newest checkpoint, a dict of named NumPy arrays.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
     path = newest_checkpoint(run)
@@ -76,13 +84,18 @@ def load_checkpoint(run):
 
 
 def sampling_weights(state):
-    """The parameters to sample with, by name: the moving average where the state keeps one, else the parameters themselves."""
+    """The parameters to sample with, by name: the moving average where the state keeps one, else the
+    parameters themselves.
+    """
     group = "ema/" if any(name.startswith("ema/") for name in state) else "params/"
     return {name.removeprefix(group): array for name, array in state.items() if name.startswith(group)}
 
 
 class MetricsLog:
-    """Appends a row to metrics.csv for every so many steps and for the last, whatever it covers. Rows after the step that training resumes from are dropped."""
+    """Appends a row to metrics.csv for every so many steps and for the last, whatever it covers.
+
+    Rows after the step that training resumes from are dropped.
+    """
 
     def __init__(self, run, every, resumed_from=0):
         path = Path(run) / "metrics.csv"
@@ -105,7 +118,9 @@ class MetricsLog:
     def flush(self):
         """Write what has come in since the last row."""
         if self.losses:
-            self.writer.writerow([self.step, f"{sum(self.losses) / len(self.losses):.6f}", f"{self.seconds:.2f}"])
+            self.writer.writerow(
+                [self.step, f"{sum(self.losses) / len(self.losses):.6f}", f"{self.seconds:.2f}"]
+            )
             self.file.flush()
             self.losses = []
 

@@ -1,4 +1,6 @@
-"""Pictures: each function draws one and returns a matplotlib Figure; save and save_gif write them whole or not at all."""
+"""Pictures: each function draws one and returns a matplotlib Figure; save and save_gif write them whole or
+not at all.
+"""
 
 from pathlib import Path
 
@@ -23,7 +25,9 @@ def figure(columns=1, rows=1, width=5.0, height=4.0):
 
 
 def save(fig, path):
-    """Write the figure to path (its ending names the format) under a temporary name, then rename; the folder is made where it is missing. Returns path."""
+    """Write the figure to path (its ending names the format) under a temporary name, then rename; the folder
+    is made where it is missing. Returns path.
+    """
     with written_whole(path) as temporary:
         fig.savefig(temporary, dpi=120)
     return Path(path)
@@ -38,8 +42,9 @@ def points_panel(axis, x, data, title):
 
 
 def loss_curve(steps, losses, every, title, floor=None):
-    """Mean loss against the training step; each point is the mean of `every` steps, and the line their running mean over a twentieth of the run.
-    floor is the smallest loss that any network can have, where it is known."""
+    """Mean loss against the training step; each point is the mean of `every` steps, and the line their
+    running mean over a twentieth of the run. floor is the smallest loss that any network can have, where it
+    is known."""
     fig, (axis,) = figure(width=6)
     window = max(1, len(losses) // 20)
     running = np.convolve(losses, np.ones(window) / window, "valid")
@@ -73,7 +78,9 @@ def filmstrip(chain, data):
 
 
 def schedule_curves(schedule, title):
-    """What a schedule does over t: the signal's and the noise's share of x_t, beta, and the signal-to-noise ratio."""
+    """What a schedule does over t: the signal's and the noise's share of x_t, beta, and the signal-to-noise
+    ratio.
+    """
     fig, (shares, beta, snr) = figure(columns=3, width=3.8, height=3.2)
     t = np.arange(schedule.T + 1)
     shares.plot(t, schedule.alpha_bar, color=SAMPLE_COLOUR, label=r"signal, $\bar\alpha_t$")
@@ -90,26 +97,42 @@ def schedule_curves(schedule, title):
 
 
 def comparison(names, steps, losses, parameters, title):
-    """Two backends trained in step: both losses, and how far apart loss and parameters are; losses (steps, 2), parameters (steps,) relative distances, nan where not taken."""
+    """Two backends trained in step: both losses, and how far apart loss and parameters are; losses (steps,
+    2), parameters (steps,) relative distances, nan where not taken.
+    """
     fig, (curves, distance) = figure(columns=2, width=5.5)
     losses = np.asarray(losses)                                         # (steps, 2)
     window = max(1, len(steps) // 50)
     for name, column, style, colour in zip(names, losses.T, ("-", "--"), (SAMPLE_COLOUR, NOISE_COLOUR)):
-        curves.plot(steps[window - 1:], np.convolve(column, np.ones(window) / window, "valid"), style, color=colour, label=name)
+        curves.plot(
+            steps[window - 1 :],
+            np.convolve(column, np.ones(window) / window, "valid"),
+            style,
+            color=colour,
+            label=name,
+        )
     curves.set(title=title, xlabel="step", ylabel=f"loss (mean of {window} steps)")
     curves.legend(frameon=False)
     taken = np.isfinite(parameters)
-    distance.semilogy(np.asarray(steps)[taken], np.asarray(parameters)[taken], color=SAMPLE_COLOUR, label="parameters")
+    distance.semilogy(
+        np.asarray(steps)[taken], np.asarray(parameters)[taken], color=SAMPLE_COLOUR, label="parameters"
+    )
     difference = abs(losses[:, 0] - losses[:, 1]) / losses[:, 0]
-    shown = difference > 0                                              # equal losses have no place on a logarithmic axis
-    distance.semilogy(np.asarray(steps)[shown], difference[shown], ".", markersize=2, color=NOISE_COLOUR, label="loss")
+    # equal losses have no place on a logarithmic axis
+    shown = difference > 0
+    distance.semilogy(
+        np.asarray(steps)[shown], difference[shown], ".", markersize=2, color=NOISE_COLOUR, label="loss"
+    )
     distance.set(title="relative difference", xlabel="step")
     distance.legend(frameon=False)
     return fig
 
 
 def loss_buckets(edges, losses, title, floor=None):
-    """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1]. floor (T + 1,) is the smallest possible at each t, where it is known."""
+    """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1].
+
+    floor (T + 1,) is the smallest possible at each t, where it is known.
+    """
     fig, (axis,) = figure(width=6)
     axis.bar(edges[:-1], losses, np.diff(edges), align="edge", color=SAMPLE_COLOUR, edgecolor="white")
     if floor is not None:
@@ -120,12 +143,19 @@ def loss_buckets(edges, losses, title, floor=None):
 
 
 def tiles(images, columns):
-    """Images (n, C, H, W) in [-1, 1], C = 1 or 3, laid out in rows of `columns`, a pixel apart: (height, width, 3) in [0, 1]."""
+    """Images (n, C, H, W) in [-1, 1], C = 1 or 3, laid out in rows of `columns`, a pixel apart: (height,
+    width, 3) in [0, 1].
+    """
     n, C, H, W = images.shape
     rows = -(-n // columns)
     sheet = np.ones((rows * columns, 3, H + 1, W + 1))
-    sheet[:n, :, :H, :W] = (images.clip(-1, 1) + 1) / 2                                         # grey: one channel becomes three
-    return sheet.reshape(rows, columns, 3, H + 1, W + 1).transpose(0, 3, 1, 4, 2).reshape(rows * (H + 1), columns * (W + 1), 3)[:-1, :-1]
+    # grey: one channel becomes three
+    sheet[:n, :, :H, :W] = (images.clip(-1, 1) + 1) / 2
+    return (
+        sheet.reshape(rows, columns, 3, H + 1, W + 1)
+        .transpose(0, 3, 1, 4, 2)
+        .reshape(rows * (H + 1), columns * (W + 1), 3)[:-1, :-1]
+    )
 
 
 def image_panel(axis, images, columns, title=""):
@@ -144,7 +174,9 @@ def image_grid(images, columns, title):
 
 
 def image_filmstrip(chain):
-    """The panels of a chain of a few images, a list of (t, x) with x (n, C, H, W): the panel called x_t shows x_t."""
+    """The panels of a chain of a few images, a list of (t, x) with x (n, C, H, W): the panel called x_t shows
+    x_t.
+    """
     fig, axes = figure(columns=len(chain), width=1.3, height=1.3 * len(chain[0][1]) + 0.3)
     for axis, (t, x) in zip(axes, chain):
         image_panel(axis, x, 1, f"$x_{{{t}}}$")
@@ -180,7 +212,8 @@ def save_gif(fig, axis, show, chain, path, frames=60, fps=20):
     shown = [chain[round(i * (len(chain) - 1) / (frames - 1))] for i in range(frames)]
     axis.set_title("t = 0")
     fig.canvas.draw()
-    fig.set_layout_engine("none")               # laid out once; doing it for every frame would take most of the time
+    # laid out once; doing it for every frame would take most of the time
+    fig.set_layout_engine("none")
     writer = PillowWriter(fps=fps)
     with written_whole(path) as temporary, writer.saving(fig, temporary, dpi=90):
         for t, x in shown + shown[-1:] * fps:

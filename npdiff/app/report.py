@@ -11,32 +11,52 @@ def print_moons(report):
     (x, y), (data_x, data_y) = report["mean"], report["mean_data"]
     energy, (low, typical, high) = report["energy_distance"], report["energy_distance_data"]
     print(f"  {'':34}{'samples':>18}{'data':>18}")
-    print(f"  {f'farther than {metrics.OFF_ARCS} from the arcs':34}{report['off_arcs']:18.2%}{report['off_arcs_data']:18.2%}")
-    print(f"  {'energy distance to fresh data':34}{energy:18.2e}{typical:18.2e}   95% of fresh data: {low:.1e} to {high:.1e}")
+    print(
+        f"  {f'farther than {metrics.OFF_ARCS} from the arcs':34}{report['off_arcs']:18.2%}{report['off_arcs_data']:18.2%}"
+    )
+    print(
+        f"  {'energy distance to fresh data':34}{energy:18.2e}{typical:18.2e}   95% of fresh data: {low:.1e} "
+        f"to {high:.1e}"
+    )
     print(f"  {'mean':34}{f'({x:.3f}, {y:.3f})':>18}{f'({data_x:.3f}, {data_y:.3f})':>18}")
 
 
 def print_classes(recipe, samples, labels, data, data_labels):
-    """How often the judge finds the class that was asked for, and how much samples of one class differ; beside real images."""
+    """How often the judge finds the class that was asked for, and how much samples of one class differ;
+    beside real images.
+    """
     print(f"  {'':34}{'samples':>18}{'data':>18}")
     if recipe.data == "fashion-mnist":
-        print(f"  {'classified as asked':34}{judge.class_accuracy(samples, labels):18.1%}{judge.class_accuracy(data, data_labels):18.1%}")
+        print(
+            f"  {'classified as asked':34}{judge.class_accuracy(samples, labels):18.1%}{judge.class_accuracy(data, data_labels):18.1%}"
+        )
     spread, spread_data = metrics.diversity(samples, labels), metrics.diversity(data, data_labels)
-    print(f"  {'distance of two of one class':34}{spread:18.2f}{spread_data:18.2f}   ratio {spread / spread_data:.2f}")
+    print(
+        f"  {'distance of two of one class':34}{spread:18.2f}{spread_data:18.2f}   ratio "
+        f"{spread / spread_data:.2f}"
+    )
 
 
 def print_likelihood(log_p, exact, terms):
-    """How probable the model finds fresh data: exactly along its flow, beside the data's own law, and as the variational bound, in its three parts.
+    """How probable the model finds fresh data: exactly along its flow, beside the data's own law, and as the
+    variational bound, in its three parts.
 
     log_p and exact are nats, means over points, None for images; terms (T + 1,) bits per dimension.
     """
     if log_p is not None:
-        print(f"  {'log-likelihood of fresh data, nats':34}{log_p:18.4f}{exact:18.4f}   (model's flow, data's own law)")
-    print(f"  variational bound, bits/dim: {terms.sum():.3f} = decoder {terms[0]:.3f} + {len(terms) - 2} jumps {terms[1:-1].sum():.3f} + prior {terms[-1]:.4f}")
+        print(
+            f"  {'log-likelihood of fresh data, nats':34}{log_p:18.4f}{exact:18.4f}   (model's flow, data's "
+            f"own law)"
+        )
+    print(
+        f"  variational bound, bits/dim: {terms.sum():.3f} = decoder {terms[0]:.3f} + {len(terms) - 2} jumps "
+        f"{terms[1:-1].sum():.3f} + prior {terms[-1]:.4f}"
+    )
 
 
 def print_losses(recipe, steps, losses, buckets, of_weights):
-    """The loss at the end of training, of each epoch where a row is one, of the weights that samples are drawn with, and by timestep; beside the floor.
+    """The loss at the end of training, of each epoch where a row is one, of the weights that samples are
+    drawn with, and by timestep; beside the floor.
 
     of_weights is what npdiff.evaluation.metrics.loss_above_floor says, None where it cannot.
     """
@@ -45,11 +65,16 @@ def print_losses(recipe, steps, losses, buckets, of_weights):
     if of_weights:
         print(f"  {'expected loss of these weights':34}{loss_in_words(*of_weights)}")
     edges, by_t = buckets
-    print(f"  loss by timestep (0, {edges[1]}] .. ({edges[-2]}, {edges[-1]}]: {' '.join(f'{loss:.3f}' for loss in by_t)}")
+    print(
+        f"  loss by timestep (0, {edges[1]}] .. ({edges[-2]}, {edges[-1]}]: "
+        f"{' '.join(f'{loss:.3f}' for loss in by_t)}"
+    )
 
 
 def training_loss(recipe, steps, losses):
-    """One line: the mean loss of each epoch where a row of the log is one, else of the last 500 steps, beside the floor."""
+    """One line: the mean loss of each epoch where a row of the log is one, else of the last 500 steps, beside
+    the floor.
+    """
     if recipe.log_every == EPOCH:
         return f"training loss, mean of each epoch: {' '.join(f'{loss:.3f}' for loss in losses)}"
     last = float(np.mean([loss for step, loss in zip(steps, losses) if step > steps[-1] - 500]))
@@ -89,12 +114,22 @@ def print_first_step(names, operations, gradients):
 
 
 def print_speed(specs, speeds):
-    """The table of speed and memory: for each of npdiff.verify.compare.speed's answers a row for each backend, and the floor."""
-    print(f"{'':30}{'training step':>15}{'over the floor':>16}{'over ' + specs[0]:>13}{'sampling step':>15}{'over ' + specs[0]:>13}{'samples/s':>11}{'peak memory':>13}")
+    """The table of speed and memory: for each of npdiff.verify.compare.speed's answers a row for each
+    backend, and the floor.
+    """
+    print(
+        f"{'':30}{'training step':>15}{'over the floor':>16}{'over ' + specs[0]:>13}{'sampling step':>15}{'over ' + specs[0]:>13}{'samples/s':>11}{'peak memory':>13}"
+    )
     for speed in speeds:
         for k, spec in enumerate(specs):
             training, sampling = speed.training[k], speed.sampling[k]
             samples = speed.recipe.batch_size / (sampling / 1000 * speed.recipe.num_train_timesteps)
-            print(f"{speed.recipe.name + ', ' + spec:30}{training:12.3f} ms{training / speed.floor:15.2f}x{training / speed.training[0]:12.2f}x{sampling:12.3f} ms"
-                  f"{sampling / speed.sampling[0]:12.2f}x{samples:11,.{0 if samples >= 10 else 2}f}{speed.memory[k] / 2**20:10,.0f} MB")
-        print(f"{speed.recipe.name + ', the floor':30}{speed.floor:12.3f} ms: the step's matrix products and exponentials alone, in NumPy")
+            print(
+                f"{speed.recipe.name + ', ' + spec:30}{training:12.3f} "
+                f"ms{training / speed.floor:15.2f}x{training / speed.training[0]:12.2f}x{sampling:12.3f} ms"
+                f"{sampling / speed.sampling[0]:12.2f}x{samples:11,.{0 if samples >= 10 else 2}f}{speed.memory[k] / 2**20:10,.0f} MB"
+            )
+        print(
+            f"{speed.recipe.name + ', the floor':30}{speed.floor:12.3f} ms: the step's matrix products and "
+            f"exponentials alone, in NumPy"
+        )

@@ -24,12 +24,15 @@ def load_colour_shapes(directory):
 
 def load_fashion_mnist(directory, padding=0):
     """Fashion-MNIST's training images, drawn with replacement, with `padding` black pixels around them."""
-    images, labels = fashion_mnist.load_bytes("train", directory)                       # (60000, 28, 28) bytes, (60000,)
+    # (60000, 28, 28) bytes, (60000,)
+    images, labels = fashion_mnist.load_bytes("train", directory)
 
     def draw(n, rng):
         rows = rng.integers(0, len(images), n)
-        x0 = fashion_mnist.to_float(images[rows])                                       # (n, 1, 28, 28)
-        return np.pad(x0, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=-1), labels[rows]
+        x0 = fashion_mnist.to_float(images[rows])  # (n, 1, 28, 28)
+        return np.pad(
+            x0, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=-1
+        ), labels[rows]
 
     return draw
 
@@ -39,7 +42,8 @@ DATA = {
     "shapes": load_shapes,
     "colour-shapes": load_colour_shapes,
     "fashion-mnist": load_fashion_mnist,
-    "fashion-mnist-32": lambda directory: load_fashion_mnist(directory, padding=2),     # black margins make 32 x 32, which halves twice more
+    # black margins make 32 x 32, which halves twice more
+    "fashion-mnist-32": lambda directory: load_fashion_mnist(directory, padding=2),
 }
 CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "colour-shapes": shapes.CLASS_NAMES,
                "fashion-mnist": fashion_mnist.CLASS_NAMES, "fashion-mnist-32": fashion_mnist.CLASS_NAMES}
@@ -47,9 +51,11 @@ CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "colour-shapes": shapes.CLASS_NAMES
 
 @cache
 def load_data(name, directory=None):
-    """The data set called `name` (a key of DATA) as a function draw(n, rng) -> x0 (n, ...), labels (n,) integers or None.
+    """The data set called `name` (a key of DATA) as a function draw(n, rng) -> x0 (n, ...), labels (n,)
+    integers or None.
 
-    directory is where its files lie; None looks in the usual places. Raises ValueError for an unknown name or bad files, OSError where none are found.
+    directory is where its files lie; None looks in the usual places. Raises ValueError for an unknown name or
+    bad files, OSError where none are found.
     """
     if name not in DATA:
         raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATA)}")

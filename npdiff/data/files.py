@@ -10,8 +10,8 @@ from pathlib import Path
 def written_whole(path):
     """Yields a free path beside `path`, with the same ending, for the caller to write a file to.
 
-    When the block ends, that file is renamed to `path`. If the block raises, that file goes away, and what was at
-    `path` stays. The folder is made where it is missing. Raises OSError where that cannot be done.
+    When the block ends, that file is renamed to `path`. If the block raises, that file goes away, and what
+    was at `path` stays. The folder is made where it is missing. Raises OSError where that cannot be done.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

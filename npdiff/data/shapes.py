@@ -1,8 +1,9 @@
 """Eight labelled shapes, drawn by formula: an image data set that needs no download.
 
-Each shape is a signed distance: a function d(u, v) of the plane that is negative inside, positive outside, and whose size near the edge is the
-distance to it. Then union is min, intersection is max, removal is max with the negative; and an edge is smooth when a pixel's coverage is taken as
-1/2 - d, with d in pixels, between 0 and 1. All shapes fit in the circle of radius 1; v points up.
+Each shape is a signed distance: a function d(u, v) of the plane that is negative inside, positive outside,
+and whose size near the edge is the distance to it. Then union is min, intersection is max, removal is max
+with the negative; and an edge is smooth when a pixel's coverage is taken as 1/2 - d, with d in pixels,
+between 0 and 1. All shapes fit in the circle of radius 1; v points up.
 """
 
 import math
@@ -27,7 +28,9 @@ def box(u, v, a, b):
 
 
 def lines(u, v, k, first, apothem):
-    """Signed distances to k lines all around the origin and `apothem` away from it, the first in the direction of the angle `first`."""
+    """Signed distances to k lines all around the origin and `apothem` away from it, the first in the
+    direction of the angle `first`.
+    """
     for i in range(k):
         angle = first + 2 * math.pi * i / k
         yield u * math.cos(angle) + v * math.sin(angle) - apothem
@@ -60,7 +63,11 @@ def ring(u, v):
 
 
 def star(u, v):
-    """Five points. A star's inside is where at most one of its five lines is crossed, so its distance is the second largest of the five."""
+    """Five points.
+
+    A star's inside is where at most one of its five lines is crossed, so its distance is the second largest
+    of the five.
+    """
     largest = second = -np.inf
     for side in lines(u, v, 5, math.pi / 2, math.cos(2 * math.pi / 5)):
         second = np.maximum(second, np.minimum(largest, side))
@@ -85,15 +92,20 @@ CLASS_NAMES = tuple(shape.__name__ for shape in SHAPES)
 
 
 def make_shapes(n, rng):
-    """n images of shapes, (n, 1, 28, 28) float32 in [-1, 1], and their labels, (n,) int64 in 0..7, uniform. rng is a numpy Generator."""
+    """n images of shapes, (n, 1, 28, 28) float32 in [-1, 1], and their labels, (n,) int64 in 0..7, uniform.
+
+    rng is a numpy Generator.
+    """
     labels = rng.integers(len(SHAPES), size=n)                                 # (n,)
     return draw(labels, rng), labels
 
 
 def make_colour_shapes(n, rng):
-    """n images of shapes in colour, (n, 3, 28, 28) float32 in [-1, 1], red, green, blue, and their labels, (n,) int64 in 0..7. rng is a numpy Generator.
+    """n images of shapes in colour, (n, 3, 28, 28) float32 in [-1, 1], red, green, blue, and their labels,
+    (n,) int64 in 0..7. rng is a numpy Generator.
 
-    They are the images that make_shapes draws, each in one colour of the rainbow, its hue uniform: the light of every pixel times (r, g, b).
+    They are the images that make_shapes draws, each in one colour of the rainbow, its hue uniform: the light
+    of every pixel times (r, g, b).
     """
     images, labels = make_shapes(n, rng)                                       # (n, 1, 28, 28)
     colours = saturated(rng.random(n)).astype(np.float32)                      # (n, 3)
@@ -101,19 +113,23 @@ def make_colour_shapes(n, rng):
 
 
 def saturated(hue):
-    """The full colour of each hue, (n,) in [0, 1) -> red, green and blue, (n, 3) in [0, 1], the largest 1 and the smallest 0.
+    """The full colour of each hue, (n,) in [0, 1) -> red, green and blue, (n, 3) in [0, 1], the largest 1 and
+    the smallest 0.
 
-    Over a turn, each channel is full for a third, rises or falls for a sixth, and is dark for a third: red around hue 0, green 1/3, blue 2/3.
+    Over a turn, each channel is full for a third, rises or falls for a sixth, and is dark for a third: red
+    around hue 0, green 1/3, blue 2/3.
     """
-    away = abs((hue[:, None] - np.array([0, 1, 2]) / 3 + 0.5) % 1 - 0.5)       # (n, 3) the way around to the channel's own hue, at most 1/2
+    # (n, 3) the way around to the channel's own hue, at most 1/2
+    away = abs((hue[:, None] - np.array([0, 1, 2]) / 3 + 0.5) % 1 - 0.5)
     return (2 - 6 * away).clip(0, 1)
 
 
 def draw(labels, rng):
-    """One image for each label, (n,) integers -> (n, 1, 28, 28) float32: a light shape on a black ground (-1).
+    """One image for each label, (n,) integers -> (n, 1, 28, 28) float32: a light shape on a black ground
+    (-1).
 
-    Uniform and independent: the radius, the tilt, the brightness, and the place, as far as the shape lies inside the image. rng is a numpy Generator.
-    Raises ValueError for a label outside 0..7.
+    Uniform and independent: the radius, the tilt, the brightness, and the place, as far as the shape lies
+    inside the image. rng is a numpy Generator. Raises ValueError for a label outside 0..7.
     """
     labels = np.asarray(labels)
     if labels.size and not (labels.min() >= 0 and labels.max() < len(SHAPES)):
@@ -122,7 +138,8 @@ def draw(labels, rng):
     radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * uniform[0]                  # (n,)
     tilt = TILT * (2 * uniform[1] - 1)
     brightness = BRIGHTNESS[0] + (BRIGHTNESS[1] - BRIGHTNESS[0]) * uniform[2]
-    x, y = (SIDE / 2 - 0.5 - radius) * (2 * uniform[3:] - 1)                   # centres; half a pixel is for the soft edge
+    # centres; half a pixel is for the soft edge
+    x, y = (SIDE / 2 - 0.5 - radius) * (2 * uniform[3:] - 1)
     place = np.stack([radius, tilt, brightness, x, y])                         # (5, n)
 
     images = np.empty((len(labels), SIDE, SIDE), np.float32)
@@ -137,14 +154,19 @@ def draw(labels, rng):
 def draw_shape(shape, radius, tilt, brightness, x, y):
     """The same shape m times: five arrays (m,) -> (m, 28, 28) float32 in [-1, 1].
 
-    A pixel at (px, py) has, in the shape's own coordinates, u + i v = ((px - x) + i (py - y)) exp(-i tilt) / radius.
+    A pixel at (px, py) has, in the shape's own coordinates, u + i v = ((px - x) + i (py - y)) exp(-i tilt) /
+    radius.
     """
-    px = np.arange(SIDE) - (SIDE - 1) / 2                                      # (28,)   the middle of the image is (0, 0)
-    py = -px[:, None]                                                          # (28, 1) rows run down, y runs up
-    radius, tilt, brightness, x, y = (array[:, None, None] for array in (radius, tilt, brightness, x, y))       # (m, 1, 1)
+    # (28,)   the middle of the image is (0, 0)
+    px = np.arange(SIDE) - (SIDE - 1) / 2
+    # (28, 1) rows run down, y runs up
+    py = -px[:, None]
+    # (m, 1, 1)
+    radius, tilt, brightness, x, y = (array[:, None, None] for array in (radius, tilt, brightness, x, y))
     c, s = np.cos(tilt) / radius, np.sin(tilt) / radius                        # (m, 1, 1)
     f32 = np.float32
-    u = (c * (px - x)).astype(f32) + (s * (py - y)).astype(f32)                # (m, 1, 28) + (m, 28, 1) -> (m, 28, 28)
+    # (m, 1, 28) + (m, 28, 1) -> (m, 28, 28)
+    u = (c * (px - x)).astype(f32) + (s * (py - y)).astype(f32)
     v = (c * (py - y)).astype(f32) - (s * (px - x)).astype(f32)
     d = shape(u, v)
     d *= radius.astype(f32)                                                    # in pixels

@@ -1,12 +1,14 @@
-"""The classifier that samples are judged with: a small network, made of this project's layers, that names the garment in a Fashion-MNIST image.
+"""The classifier that samples are judged with: a small network, made of this project's layers, that names the
+garment in a Fashion-MNIST image.
 
 N batch, C image channels, H x W positions, (F1, F2) features, U hidden units, K classes
 
     conv -> SiLU -> halve -> conv -> SiLU -> halve -> linear -> SiLU -> linear -> logits, one per class
 
-Ask a conditional model for a class, and class_accuracy says how many of its samples are taken for that class. Of the real test images it is 91.5%
-(shirts 73%, every other class 85% and more). It is a number to compare models by: it does not see whether all samples of a class are alike.
-The weights are in judge.safetensors, beside this file, and come from examples/09_train_judge.py.
+Ask a conditional model for a class, and class_accuracy says how many of its samples are taken for that class.
+Of the real test images it is 91.5% (shirts 73%, every other class 85% and more). It is a number to compare
+models by: it does not see whether all samples of a class are alike. The weights are in judge.safetensors,
+beside this file, and come from examples/09_train_judge.py.
 """
 
 from dataclasses import dataclass
@@ -54,7 +56,9 @@ class Config:
         if self.size % 4:
             raise ValueError(f"size is {self.size}; it must be a multiple of 4, as it is halved twice")
         if len(self.features) != 2 or min(self.features) < 1:
-            raise ValueError(f"features is {self.features}; it must name two numbers of channels, each at least 1")
+            raise ValueError(
+                f"features is {self.features}; it must name two numbers of channels, each at least 1"
+            )
 
     @property
     def data_shape(self):
@@ -63,9 +67,11 @@ class Config:
 
 
 def init(config, rng):
-    """Fresh float64 parameters, a dict of names: weights uniform in +-sqrt(6 / inputs of one output), biases zero (He et al. 2015, section 2.2).
+    """Fresh float64 parameters, a dict of names: weights uniform in +-sqrt(6 / inputs of one output), biases
+    zero (He et al. 2015, section 2.2).
 
-    The models' own +-1/sqrt(inputs) would shrink the image from layer to layer, and with no normalisation inside, training would begin slowly.
+    The models' own +-1/sqrt(inputs) would shrink the image from layer to layer, and with no normalisation
+    inside, training would begin slowly.
     """
     params = {}
     init_conv(params, "conv1", 3, config.channels, config.features[0], rng)
@@ -78,7 +84,10 @@ def init(config, rng):
 
 
 def forward(params, x, config):
-    """logits = network(x).   x (N, C, H, W) -> logits (N, K), cache. Raises ValueError for images of another shape."""
+    """logits = network(x).   x (N, C, H, W) -> logits (N, K), cache.
+
+    Raises ValueError for images of another shape.
+    """
     check_image(x, config)
     cache = {}
     h = x.transpose(0, 2, 3, 1)                                                 # (N, H, W, C)
@@ -96,7 +105,10 @@ def forward(params, x, config):
 
 
 def backward(dlogits, cache, config):
-    """dlogits (N, K) -> dx (N, C, H, W), grads. Each line is the backward of one line of forward, the last first."""
+    """dlogits (N, K) -> dx (N, C, H, W), grads.
+
+    Each line is the backward of one line of forward, the last first.
+    """
     grads = {}
     dh = linear_back(dlogits, cache, grads, "linear2")                          # (N, U)
     dh = silu_back(dh, cache, "linear1.silu")
@@ -114,7 +126,10 @@ def backward(dlogits, cache, config):
 
 
 def load_weights(path):
-    """Parameters kept by save_weights, as float32. Raises FileNotFoundError, or ValueError if the file is damaged or of another network."""
+    """Parameters kept by save_weights, as float32.
+
+    Raises FileNotFoundError, or ValueError if the file is damaged or of another network.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
     try:
@@ -130,27 +145,39 @@ def load_weights(path):
 def save_weights(params, path):
     """Write parameters as float16, which halves the file and rounds each to 11 bits."""
     from safetensors.numpy import save
-    Path(path).write_bytes(save({name: np.ascontiguousarray(array, np.float16) for name, array in params.items()}))
+
+    Path(path).write_bytes(
+        save({name: np.ascontiguousarray(array, np.float16) for name, array in params.items()})
+    )
 
 
 @cache
 def load_judge():
-    """The parameters of the judge that comes with the package, a dict of float32 arrays; the same dict each time. Errors as those of load_weights."""
+    """The parameters of the judge that comes with the package, a dict of float32 arrays; the same dict each
+    time. Errors as those of load_weights.
+    """
     return load_weights(WEIGHTS)
 
 
 def classify(images, params=None):
-    """What the judge takes each image for: probabilities, rows that sum to 1.   images (N, 1, 28, 28) floats in [-1, 1] -> (N, 10) float32
+    """What the judge takes each image for: probabilities, rows that sum to 1.
 
-    params are those of load_judge unless given. Values somewhat outside [-1, 1], as unclipped samples have, are no error.
-    Raises ValueError for images of another shape, integers, nan or inf.
+    images (N, 1, 28, 28) floats in [-1, 1] -> (N, 10) float32
+
+    params are those of load_judge unless given. Values somewhat outside [-1, 1], as unclipped samples have,
+    are no error. Raises ValueError for images of another shape, integers, nan or inf.
     """
     images, config = np.asarray(images), Config()
     params = load_judge() if params is None else params
     if images.shape[1:] != config.data_shape:
-        raise ValueError(f"the images have shape {images.shape}; the judge takes (N, {', '.join(map(str, config.data_shape))})")
+        raise ValueError(
+            f"the images have shape {images.shape}; the judge takes (N, "
+            f"{', '.join(map(str, config.data_shape))})"
+        )
     if images.dtype.kind != "f" or not np.isfinite(images).all():
-        raise ValueError(f"the images are {images.dtype}, or hold nan or inf; the judge takes floats in [-1, 1]")
+        raise ValueError(
+            f"the images are {images.dtype}, or hold nan or inf; the judge takes floats in [-1, 1]"
+        )
     probabilities = np.empty((len(images), config.classes), np.float32)
     for n in range(0, len(images), CHUNK):
         logits, _ = forward(params, images[n:n + CHUNK].astype(np.float32), config)    # (CHUNK, K)
@@ -159,7 +186,9 @@ def classify(images, params=None):
 
 
 def class_accuracy(images, labels, params=None):
-    """The fraction of images that the judge takes for what their labels say, a float.   images as for classify, labels (N,) integers in 0..9
+    """The fraction of images that the judge takes for what their labels say, a float.
+
+    images as for classify, labels (N,) integers in 0..9
 
     Raises ValueError as classify does, for no images, and for labels that are not one class for each image.
     """

@@ -1,7 +1,9 @@
-"""Likelihood: how probable a diffusion model finds given data, as a bound on its chain's and exactly along its probability flow.
+"""Likelihood: how probable is given data under a diffusion model? As a bound for the chain of the ancestral
+sampler, and exactly along the probability flow.
 
-predict(x, t) and noise(t) are those of the samplers; divergence(x, t) is a denoiser's (npdiff.backend). Sums over the batch and coefficients are
-Python floats and only operators touch arrays, so any backend's pass through; discretised_decoder and jacobian_trace are for NumPy's.
+predict(x, t) and noise(t) are those of the samplers; divergence(x, t) is that of a Denoiser
+(npdiff.backends.protocols). Coefficients and sums over the batch are Python floats, and only operators touch
+arrays, so any backend's arrays can be used. discretised_decoder is for NumPy arrays.
 """
 
 import math
@@ -26,20 +28,23 @@ from npdiff.rng import generator
 from npdiff.samplers import check_variance, time_pairs
 from npdiff.verify.oracle import oracle_of
 
-CDF_TAIL = -25.0        # below this the normal distribution's integral is taken from its asymptotic series; erfc itself would vanish below -38
+# below this the normal distribution's integral is taken from its asymptotic series; erfc itself would vanish
+# below -38
+CDF_TAIL = -25.0
 
 
 def variational_bound(predict, x0, schedule, noise, decoder, variance="posterior", prediction_type="epsilon"):
-    """The variational bound on -log p(x_0) of the ancestral sampler's chain, term by term (Ho et al. 2020, eq. 5).
+    """The variational bound on -log p(x_0) of the ancestral sampler's chain, term by term.
 
-        L_0      -log p(x_0 | x_1), by the decoder: gaussian_decoder for points, discretised_decoder for 8-bit images
+        L_0      -log p(x_0 | x_1), by the decoder: gaussian_decoder (points), discretised_decoder (8-bit images)
         L_{t-1}  KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  t = 2..T
         L_T      KL(q(x_T | x_0) || N(0, I))
 
-    -> NumPy float64 (T + 1,), entry k is L_k in bits per dimension, the mean over the batch x0 (N, ...) with one draw of x_t for each t. Over the
-    draws, their expected sum is at least -log2 p(x_0) / dimensions. p(x_{t-1} | x_t) is the sampler's: a normal distribution with the mean of q for the
-    x_0 that the network infers, and the named variance: beta suits wide data, posterior (smaller in the first steps) narrow data.
-    Raises ValueError for an unknown variance or prediction_type, and for epsilon predictions where alpha_bar_T = 0.
+    -> NumPy float64 (T + 1,). Entry k is L_k in bits per dimension: the mean over the batch x0 (N, ...), with
+    one draw of x_t for each t. The expected sum is at least -log2 p(x_0) / dimensions. p(x_{t-1} | x_t) is
+    the sampler's normal distribution: its mean is that of q with the network's x_0, and its variance is beta,
+    which suits wide data, or posterior, which suits narrow data. Source: Ho et al. 2020, eq. 5. Raises
+    ValueError for an unknown variance or prediction_type, and for epsilon predictions where alpha_bar_T = 0.
     """
     check_variance(variance)
     check_signal(schedule, prediction_type)
@@ -49,7 +54,8 @@ def variational_bound(predict, x0, schedule, noise, decoder, variance="posterior
         return x0_from_prediction(x_t, t, predict(x_t, t), schedule, prediction_type)
 
     terms = np.empty(schedule.T + 1)
-    terms[0] = decoder(x0, inferred_x0(1), model_variance(1, schedule, variance))     # for s = 0 the posterior mean is x_0 itself
+    # for s = 0 the posterior mean is x_0 itself
+    terms[0] = decoder(x0, inferred_x0(1), model_variance(1, schedule, variance))
     for t in range(2, schedule.T + 1):
         terms[t - 1] = posterior_kl(x0 - inferred_x0(t), t, schedule, variance)
     terms[-1] = prior_kl(x0, schedule)
@@ -57,16 +63,24 @@ def variational_bound(predict, x0, schedule, noise, decoder, variance="posterior
 
 
 def model_variance(t, schedule, variance):
-    """The variance of p(x_{t-1} | x_t), a float: beta_t, or that of q(x_{t-1} | x_t, x_0). The latter is zero at t = 1, where a density needs a width: it
+    """The variance of p(x_{t-1} | x_t), a float: beta_t, or that of q(x_{t-1} | x_t, x_0).
+
+    The latter is zero at t = 1, where a density needs a width: it
     takes that of t = 2 there (Nichol and Dhariwal 2021, code)."""
-    return transition_beta(t, t - 1, schedule) if variance == "beta" else posterior_variance(max(t, 2), max(t, 2) - 1, schedule)
+    return (
+        transition_beta(t, t - 1, schedule)
+        if variance == "beta"
+        else posterior_variance(max(t, 2), max(t, 2) - 1, schedule)
+    )
 
 
 def posterior_kl(x0_error, t, schedule, variance):
-    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t >= 2, mean nats per dimension, a float.   x0_error (N, ...), x_0 less the inferred one
+    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t >= 2, mean nats per dimension, a float.
 
-    For normal distributions of means m_q, m_p and variances s_q, s_p:   KL = 1/2 [log(s_p / s_q) + s_q / s_p - 1 + (m_q - m_p)^2 / s_p]
-    Both means are the same linear function of x_t and an x_0, so m_q - m_p is that function of no x_t and x0_error.
+    x0_error (N, ...) is x_0 minus the network's x_0. For normal distributions with means m_q, m_p and
+    variances s_q, s_p
+        KL = (log(s_p / s_q) + s_q / s_p - 1 + (m_q - m_p)^2 / s_p) / 2
+    Both means are posterior_mean of the same x_t, which is linear: m_q - m_p = posterior_mean(0, x0_error).
     """
     s_q, s_p = posterior_variance(t, t - 1, schedule), model_variance(t, schedule, variance)
     difference = posterior_mean(0.0, x0_error, t, t - 1, schedule)
@@ -74,31 +88,41 @@ def posterior_kl(x0_error, t, schedule, variance):
 
 
 def gaussian_decoder(x0, mean, variance):
-    """-log N(x0; mean, variance I), mean nats per dimension, a float. For data that is continuous, such as points."""
+    """-log N(x0; mean, variance I), mean nats per dimension, a float.
+
+    For data that is continuous, such as points.
+    """
     error = x0 - mean
     return (math.log(2 * math.pi * variance) + float((error * error).mean()) / variance) / 2
 
 
 def discretised_decoder(x0, mean, variance):
-    """-log of the probability that N(mean, variance I) falls into x0's bin, mean nats per dimension, a float (Ho et al. 2020, section 3.3, eq. 13).
+    """-log of the probability that N(mean, variance I) falls into x0's bin, mean nats per dimension, a float
+    (Ho et al. 2020, section 3.3, eq. 13).
 
-    x0 holds 8-bit levels scaled to [-1, 1], byte b at (2 b - 255) / 255. A bin reaches half way to its neighbours; those of bytes 0 and 255 are open
-    outwards, so that the 256 probabilities sum to 1. x0 and mean are NumPy arrays of one shape; computed in float64. Raises ValueError if x0 holds anything else.
+    x0 holds 8-bit levels scaled to [-1, 1], byte b at (2 b - 255) / 255. A bin reaches half way to its
+    neighbours; those of bytes 0 and 255 are open outwards, so that the 256 probabilities sum to 1. x0 and
+    mean are NumPy arrays of one shape; computed in float64. Raises ValueError if x0 holds anything else.
     """
     levels = (np.asarray(x0, np.float64) + 1) * 127.5
     byte = levels.round()
     wrong = ~((abs(levels - byte) < 1e-3) & (byte >= 0) & (byte <= 255))
     if wrong.any():
-        raise ValueError(f"x0 holds {np.asarray(x0)[wrong][0]}; the discretised decoder takes 8-bit levels (2 b - 255) / 255, b = 0..255")
+        raise ValueError(
+            f"x0 holds {np.asarray(x0)[wrong][0]}; the discretised decoder takes 8-bit levels (2 b - 255) / "
+            f"255, b = 0..255"
+        )
     lower = np.where(byte == 0, -np.inf, (byte - 0.5) / 127.5 - 1)
     upper = np.where(byte == 255, np.inf, (byte + 0.5) / 127.5 - 1)
     return -float(log_normal_mass((lower - mean) / variance ** 0.5, (upper - mean) / variance ** 0.5).mean())
 
 
 def log_normal_mass(a, b):
-    """log of the probability that a standard normal number lies in [a, b], element by element; float64 arrays, a < b, -inf and inf allowed.
+    """log of the probability that a standard normal number lies in [a, b], element by element; float64
+    arrays, a < b, -inf and inf allowed.
 
-    Intervals right of 0 are mirrored to its left: there the distribution's integral P is small and keeps all its digits. Then
+    Intervals right of 0 are mirrored to its left: there the distribution's integral P is small and keeps all
+    its digits. Then
         log(P(b) - P(a)) = log P(b) + log(1 - exp(log P(a) - log P(b)))
     """
     mirror = a + b > 0
@@ -108,9 +132,12 @@ def log_normal_mass(a, b):
 
 
 def log_normal_cdf(z):
-    """log P(z), the probability that a standard normal number lies below z, element by element; float64, good for any z.
+    """log P(z), the probability that a standard normal number lies below z, element by element; float64, good
+    for any z.
 
-    P(z) = erfc(-z / sqrt 2) / 2, and far below zero, by parts again and again:   P(z) = exp(-z^2/2) / (-z sqrt(2 pi)) (1 - 1/z^2 + 3/z^4 - 15/z^6 + ...)
+        P(z) = erfc(-z / sqrt 2) / 2
+    Far below zero erfc is 0 in floating point. There, by repeated integration by parts,
+        P(z) = exp(-z^2/2) / (-z sqrt(2 pi)) (1 - 1/z^2 + 3/z^4 - 15/z^6 + ...)
     """
     near = np.log(np.vectorize(math.erfc, otypes=[float])(-z.clip(CDF_TAIL) / math.sqrt(2)) / 2)
     far = z.clip(max=CDF_TAIL)
@@ -119,30 +146,40 @@ def log_normal_cdf(z):
 
 
 def log_likelihood(divergence, x0, schedule, prediction_type="epsilon", steps=None):
-    """log p(x_0) of the probability flow's model, exact but for the steps of its integration (Song et al. 2021, section 4.3): x0 (N, D) -> nats (N,).
+    """log p(x_0) of the probability flow's model: x0 (N, D) -> nats (N,). Exact, but for the size of the
+    steps.
 
-    The model draws x_T ~ N(0, I) and lets it flow back to x_0. The flow is invertible, so exactly one x_T leads to x_0; to_noise finds it:
-        log p(x_0) = log N(x_T; 0, I) + log |det dx_T/dx_0|                  change of variables
-    Not the chain's likelihood, which variational_bound bounds: the two models agree where the denoiser is perfect. Arguments and errors are to_noise's.
+    The model draws x_T from N(0, I) and lets it flow to x_0. The flow is invertible: one x_T leads to x_0,
+    and to_noise finds it. By the change of variables
+        log p(x_0) = log N(x_T; 0, I) + log |det ∂x_T/∂x_0|
+    This is another model than the chain of variational_bound; both agree where the denoiser is perfect.
+    Arguments and errors are those of to_noise.
+    Source: [Song et al. 2021](https://arxiv.org/abs/2011.13456), section 4.3.
     """
     x_T, log_det = to_noise(divergence, x0, schedule, prediction_type, steps)
     return log_det - (x_T * x_T).sum(1) / 2 - x0.shape[1] / 2 * math.log(2 * math.pi)
 
 
 def to_noise(divergence, x0, schedule, prediction_type="epsilon", steps=None):
-    """Let data flow to noise: x0 (N, D) -> x_T (N, D), log |det dx_T/dx_0| (N,).
+    """Let data flow to noise: x0 (N, D) -> x_T (N, D), log |det ∂x_T/∂x_0| (N,).
 
-    Write sqrt(alpha_bar) = cos phi, sqrt(1 - alpha_bar) = sin phi (Salimans and Ho 2022, appendix D). Then x = cos(phi) x_0 + sin(phi) eps, and where
-    draws pass x at angle phi their mean velocity is
-        v(x, phi) = E[dx/dphi | x] = cos(phi) E[eps | x] - sin(phi) E[x_0 | x]          what a v_prediction network answers
-    No probability is lost on the way, dp/dphi = -div(p v), so points that move by dx/dphi = v have the density p(x, phi) at each phi. In a step dphi,
-    dx = v dphi has the Jacobian I + dv/dx dphi, whose log-determinant is tr(dv/dx) dphi; steps compose, determinants multiply:
-        log |det dx_T/dx_0| = integral of tr(dv/dx) dphi from 0 to phi_T                (Chen et al. 2018, theorem 1)
-    At phi = 0 nothing of x = x_0 is noise and E[eps | x] = 0, so v = 0 and its trace too: no network is asked there, none was trained for t = 0.
-    In phi nothing is infinite at either end, as x / sqrt(alpha_bar) and the noise-to-signal ratio would be at alpha_bar_T = 0.
+    The angle. Write a = cos phi and sigma = sin phi (Salimans and Ho 2022, appendix D). Each pair (x_0, eps)
+    moves along  x = cos(phi) x_0 + sin(phi) eps  with the velocity  ∂x/∂phi = cos(phi) eps - sin(phi) x_0.
+    The mean velocity of all that pass x at the angle phi is what a v_prediction network answers:
+        v(x, phi) = cos(phi) E[eps | x] - sin(phi) E[x_0 | x]
+    The flow. Let p(x, phi) be the density of x. The stream of probability through x is p v, and no
+    probability is lost, so  ∂p/∂phi = -div(p v).  Points that all move with v obey the same equation: if they
+    have the density p at one angle, they have it at every angle. The determinant. In a small step dphi, x
+    moves to x + v dphi. The Jacobian of this map is I + ∂v/∂x dphi, and the logarithm of its determinant is
+    tr(∂v/∂x) dphi. Steps follow each other, so these add:
+        log |det ∂x_T/∂x_0| = integral of tr(∂v/∂x) dphi from 0 to phi_T
+    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), theorem 1).
+    At phi = 0, x is x_0, eps is independent of it and E[eps | x] = 0, so v = 0. No network is asked there.
 
-    divergence(x, t) -> the network's answer (N, D) and the trace of its Jacobian (N,), asked twice a jump. steps is the number of jumps from 0 to T, even
-    and at most T; by default all (an odd T leaves out one stop). Raises ValueError for other steps, x0 that is not (N, D), and epsilon predictions where alpha_bar_T = 0.
+    divergence(x, t) -> the network's answer (N, D) and the trace of its Jacobian (N,), asked twice a jump.
+    steps is the number of jumps from 0 to T, even and at most T; by default all (an odd T leaves out one
+    stop). Raises ValueError for other steps, x0 that is not (N, D), and epsilon predictions where alpha_bar_T
+    = 0.
     """
     check_vectors(x0)
     check_signal(schedule, prediction_type)
@@ -167,14 +204,18 @@ def to_noise(divergence, x0, schedule, prediction_type="epsilon", steps=None):
 
 
 def pair_of_jumps(flow, x, stops, phi):
-    """What x (N, D) and the log-determinant gain over three stops, lists of t and of phi: one step of the classical Runge-Kutta method of order 4.
+    """What x (N, D) and the log-determinant gain over three stops: one step of the Runge-Kutta method of
+    order 4.
 
-    Let a parabola phi(r) pass the three angles at r = 0, 1, 2. With r as time, dx/dr = phi'(r) v, and the method asks for it at r = 0, 1, 1, 2: just
-    where the network knows an answer, and any smooth phi(r) will do. Heun's method on single jumps asks as often and is of order 2.
+    stops and phi are lists of three timesteps and of their angles. Let phi(r) be the parabola through the
+    three angles at r = 0, 1, 2. In the variable r the flow is ∂x/∂r = phi'(r) v, and the method needs it at r
+    = 0, 1, 1 and 2, where the network can be asked. Heun's method on single jumps asks as often and has order
+    2.
     """
     t0, t1, t2 = stops
     p0, p1, p2 = phi
-    speed0, speed1, speed2 = (4 * p1 - 3 * p0 - p2) / 2, (p2 - p0) / 2, (p0 - 4 * p1 + 3 * p2) / 2      # phi'(0), phi'(1), phi'(2)
+    # phi'(0), phi'(1), phi'(2)
+    speed0, speed1, speed2 = (4 * p1 - 3 * p0 - p2) / 2, (p2 - p0) / 2, (p0 - 4 * p1 + 3 * p2) / 2
     v1, trace1 = flow(x, t0)
     v2, trace2 = flow(x + speed0 * v1, t1)
     v3, trace3 = flow(x + speed1 * v2, t1)
@@ -184,10 +225,11 @@ def pair_of_jumps(flow, x, stops, phi):
 
 
 def velocity_coefficients(t, schedule, prediction_type):
-    """Floats (of_x, of_prediction), for the velocity that a prediction implies:   v = of_x x + of_prediction prediction,   for an int t
+    """Floats (of_x, of_prediction) with   v = of_x x + of_prediction prediction,   for an int t.
 
-    The closed forms lead from any prediction over x_0 and eps to v. They are linear in (x, prediction), so their values at (1, 0) and (0, 1) say all, and
-    the trace of the Jacobian follows:   tr(dv/dx) = of_x D + of_prediction tr(dprediction/dx)
+    The closed forms lead from a prediction to x_0 and eps, and from them to v. They are linear in x and the
+    prediction, so their values at (1, 0) and (0, 1) are the two factors. The trace of the Jacobian follows:
+        tr(∂v/∂x) = of_x D + of_prediction tr(∂prediction/∂x)
     """
 
     def velocity(x, prediction):
@@ -200,18 +242,29 @@ def velocity_coefficients(t, schedule, prediction_type):
 def data_likelihood(denoiser, backend, recipe, seed, data_dir=None):
     """How probable a trained denoiser finds fresh data: 500 points or 16 images of 8 bits.
 
-    -> mean log p along its flow and by the data's own law, in nats (None and None for images, whose law is not known), and the terms of its variational
-    bound in bits per dimension (T + 1,), with variance beta, which suits data that is wide against the first step's noise.
+    -> mean log p along its flow and by the data's own law, in nats (None and None for images, whose law is
+    not known), and the terms of its variational bound in bits per dimension (T + 1,), with variance beta,
+    which suits data that is wide against the first step's noise.
     """
     points = not is_image(recipe.model)
     x0, labels = load_data(recipe.data, data_dir)(500 if points else 16, generator(seed, "data"))
     schedule, labels = recipe.make_schedule(), labels if recipe.conditional else None
     terms = variational_bound(
-        lambda x, t: denoiser.predict(x, t, labels), backend.asarray(x0), schedule,
+        lambda x, t: denoiser.predict(x, t, labels),
+        backend.asarray(x0),
+        schedule,
         lambda t: backend.asarray(generator(seed, "sample", t).standard_normal(x0.shape)),
-        gaussian_decoder if points else lambda x0, mean, variance: discretised_decoder(backend.to_numpy(x0), backend.to_numpy(mean), variance),
-        "beta", recipe.prediction_type)
+        gaussian_decoder
+        if points
+        else lambda x0, mean, variance: discretised_decoder(
+            backend.to_numpy(x0), backend.to_numpy(mean), variance
+        ),
+        "beta",
+        recipe.prediction_type,
+    )
     if not points:
         return None, None, terms
-    log_p = backend.to_numpy(log_likelihood(denoiser.divergence, backend.asarray(x0), schedule, recipe.prediction_type))
+    log_p = backend.to_numpy(
+        log_likelihood(denoiser.divergence, backend.asarray(x0), schedule, recipe.prediction_type)
+    )
     return float(log_p.mean()), float(oracle_of(recipe.data).log_density(x0, 1.0).mean()), terms

@@ -1,4 +1,6 @@
-"""Metrics: how close samples are to the data, and a loss to the best possible one, without a network's opinion."""
+"""Metrics: how close samples are to the data, and a loss to the best possible one, without a network's
+opinion.
+"""
 
 
 import numpy as np
@@ -12,26 +14,31 @@ from npdiff.verify.oracle import lowest_loss, oracle_of
 
 
 def energy_distance(x, y):
-    """Energy distance between two samples, x (n, d) and y (m, d): a float >= 0 (Szekely and Rizzo 2013, eq. 2.1, as a V-statistic).
+    """Energy distance between two samples, x (n, d) and y (m, d), a float >= 0.
+
+    Source: [Szekely and Rizzo 2013](https://doi.org/10.1016/j.jspi.2013.03.018), eq. 2.1, as a V-statistic.
 
         2 E|X - Y| - E|X - X'| - E|Y - Y'|
 
-    with every expectation the mean over all pairs, a point with itself included. It is zero only for equal distributions; for two draws of n
-    points from one distribution it is about 2/n E|X - X'|, so compare it with that of fresh data.
+    with every expectation the mean over all pairs, a point with itself included. It is zero only for equal
+    distributions; for two draws of n points from one distribution it is about 2/n E|X - X'|, so compare it
+    with that of fresh data.
     """
     return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
 
 
 def mean_distance(x, y, rows=64):
-    """Mean Euclidean distance over all pairs of x (n, d) and y (m, d), `rows` of x at a time so that they stay in the processor's cache.
+    """Mean Euclidean distance over all pairs of x (n, d) and y (m, d), `rows` of x at a time so that they
+    stay in the processor's cache.
 
     |x - y|^2 = -2 x y + |x|^2 + |y|^2 is one product of the rows (-2x, |x|^2, 1) and (y, 1, |y|^2).
     """
-    left = np.concatenate([-2 * x, (x * x).sum(1, keepdims=True), np.ones((len(x), 1))], axis=1)               # (n, d + 2)
-    right = np.concatenate([y, np.ones((len(y), 1)), (y * y).sum(1, keepdims=True)], axis=1).T.copy()          # (d + 2, m)
+    left = np.concatenate([-2 * x, (x * x).sum(1, keepdims=True), np.ones((len(x), 1))], axis=1)  # (n, d + 2)
+    # (d + 2, m)
+    right = np.concatenate([y, np.ones((len(y), 1)), (y * y).sum(1, keepdims=True)], axis=1).T.copy()
     total = 0.0
     for i in range(0, len(x), rows):
-        squared = left[i:i + rows] @ right                                                                     # (rows, m)
+        squared = left[i:i + rows] @ right                                                      # (rows, m)
         total += np.sqrt(np.maximum(squared, 0, out=squared), out=squared).sum()
     return float(total / (len(x) * len(y)))
 
@@ -40,16 +47,20 @@ def distance_to_arcs(points):
     """How far each point lies from the nearer of the moons' two noiseless arcs.   (n, 2) -> (n,)"""
     x, y = points[:, 0], points[:, 1]
     upper = distance_to_half_circle(x, y)
-    lower = distance_to_half_circle(SCALE - x, SCALE / 2 - y)              # the lower arc is the upper one after half a turn
+    # the lower arc is the upper one after half a turn
+    lower = distance_to_half_circle(SCALE - x, SCALE / 2 - y)
     return np.minimum(upper, lower)
 
 
 def distance_to_half_circle(x, y):
-    """Distance of (x, y) to the upper half of the circle of radius SCALE about 0: radially above its ends, else to the nearer end."""
+    """Distance of (x, y) to the upper half of the circle of radius SCALE about 0: radially above its ends,
+    else to the nearer end.
+    """
     return np.where(y >= 0, abs(np.hypot(x, y) - SCALE), np.hypot(abs(x) - SCALE, y))
 
 
-OFF_ARCS = 0.2      # a sample farther than this from the arcs is one that the data (jitter 0.045) would never draw
+# a sample farther than this from the arcs is one that the data (jitter 0.045) would never draw
+OFF_ARCS = 0.2
 
 
 def off_arcs(points):
@@ -58,28 +69,39 @@ def off_arcs(points):
 
 
 def diversity(images, labels):
-    """How far apart samples of one class lie: the mean Euclidean distance over all pairs of different images with the same label, then over the classes.
+    """How far apart samples of one class lie: the mean Euclidean distance over all pairs of different images
+    with the same label, then over the classes.
 
-    images (n, ...), labels (n,) integers -> a float, in the images' own units. Alike samples, however good, make it small; compare it with that of data.
-    Raises ValueError unless every class that occurs occurs at least twice.
+    images (n, ...), labels (n,) integers -> a float, in the images' own units. Alike samples, however good,
+    make it small; compare it with that of data. Raises ValueError unless every class that occurs occurs at
+    least twice.
     """
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
-        raise ValueError(f"class {classes[counts.argmin()]} has 1 image; a distance takes at least 2 of each class")
-    flat = np.asarray(images, np.float64).reshape(len(images), -1)                                     # (n, pixels)
-    of_class = [mean_distance(x, x) * len(x) / (len(x) - 1) for x in (flat[labels == k] for k in classes)]     # an image's distance to itself, 0, does not count
+        raise ValueError(
+            f"class {classes[counts.argmin()]} has 1 image; a distance takes at least 2 of each class"
+        )
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)                              # (n, pixels)
+    # an image's distance to itself, 0, does not count
+    of_class = [mean_distance(x, x) * len(x) / (len(x) - 1) for x in (flat[labels == k] for k in classes)]
     return float(np.mean(of_class))
 
 
 def moons_report(draws, fresh):
-    """How good moons are: draws, a list of (n, 2) arrays of samples; fresh, a list of at least as many (m, 2) arrays of fresh data to hold them against.
+    """How good moons are: draws, a list of (n, 2) arrays of samples; fresh, a list of at least as many (m, 2)
+    arrays of fresh data to hold them against.
 
-    -> dict: off_arcs and off_arcs_data (fractions farther than OFF_ARCS from the arcs), energy_distance (mean over the draws, each to one of fresh),
-    energy_distance_data (the 2.5%, 50% and 97.5% points of that distance over all pairs of fresh), mean (2,) of all samples, mean_data (2,), exact.
+    -> dict: off_arcs and off_arcs_data (fractions farther than OFF_ARCS from the arcs), energy_distance (mean
+    over the draws, each to one of fresh), energy_distance_data (the 2.5%, 50% and 97.5% points of that
+    distance over all pairs of fresh), mean (2,) of all samples, mean_data (2,), exact.
     """
     samples = np.concatenate(draws)
     within = [mean_distance(x, x) for x in fresh]
-    between = [2 * mean_distance(fresh[i], fresh[j]) - within[i] - within[j] for i in range(len(fresh)) for j in range(i)]
+    between = [
+        2 * mean_distance(fresh[i], fresh[j]) - within[i] - within[j]
+        for i in range(len(fresh))
+        for j in range(i)
+    ]
     return {
         "off_arcs": off_arcs(samples),
         "off_arcs_data": off_arcs(np.concatenate(fresh)),
@@ -91,39 +113,56 @@ def moons_report(draws, fresh):
 
 
 def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10):
-    """Where the loss comes from: its mean in equal buckets of timesteps, on fresh data and noise.   -> edges (buckets + 1,), losses (buckets,)
+    """Where the loss comes from: its mean in equal buckets of timesteps, on fresh data and noise.
+
+    -> edges (buckets + 1,), losses (buckets,)
 
     Bucket i holds edges[i] < t <= edges[i + 1].
     """
-    x0, x_t, t, noise, answer = answers(denoiser, backend, recipe, seed, 256 if is_image(recipe.model) else 5000, data_dir)
+    x0, x_t, t, noise, answer = answers(
+        denoiser, backend, recipe, seed, 256 if is_image(recipe.model) else 5000, data_dir
+    )
     schedule = recipe.make_schedule()
     error = (answer - prediction_target(x0, t, noise, schedule, recipe.prediction_type)) ** 2
-    per_sample = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * error.reshape(len(t), -1).mean(1)     # (n,)
+    # (n,)
+    per_sample = loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * error.reshape(
+        len(t), -1
+    ).mean(1)
     edges = np.linspace(0, schedule.T, min(buckets, schedule.T) + 1).round().astype(int)
     bucket = np.searchsorted(edges, t) - 1
-    return edges, np.bincount(bucket, per_sample, len(edges) - 1) / np.bincount(bucket, minlength=len(edges) - 1)
+    return edges, np.bincount(bucket, per_sample, len(edges) - 1) / np.bincount(
+        bucket, minlength=len(edges) - 1
+    )
 
 
 def answers(denoiser, backend, recipe, seed, n, data_dir=None):
-    """What a network says to n fresh noised samples, their timesteps evenly spread over 1..T: x0, x_t (n, ...), t (n,), noise and answer (n, ...), NumPy arrays."""
-    rng = generator(seed, "data", 2**32)                                                # an address that no draw of data has
+    """What a network says to n fresh noised samples, their timesteps evenly spread over 1..T: x0, x_t (n,
+    ...), t (n,), noise and answer (n, ...), NumPy arrays.
+    """
+    # an address that no draw of data has
+    rng = generator(seed, "data", 2**32)
     x0, labels = load_data(recipe.data, data_dir)(n, rng)
     t = (1 + np.arange(n) * recipe.num_train_timesteps // n).astype(np.int64)           # 1..T, each as often
     noise = rng.standard_normal(x0.shape, x0.dtype)
     x_t = q_sample(x0, t, noise, recipe.make_schedule())
-    answer = backend.to_numpy(denoiser.predict(backend.asarray(x_t), t, labels if recipe.conditional else None))
+    answer = backend.to_numpy(
+        denoiser.predict(backend.asarray(x_t), t, labels if recipe.conditional else None)
+    )
     return x0, x_t, t, noise, answer
 
 
 def loss_above_floor(denoiser, backend, recipe, seed):
     """A network's expected loss and the smallest that any can have: two floats. For data whose law is known.
 
-    The error of an answer is that of the best answer, the conditional mean, plus its own distance from it, and the two are uncorrelated:
+    The error of an answer is that of the best answer, the conditional mean, plus its own distance from it,
+    and the two are uncorrelated:
         E|answer - target|^2 = E|best - target|^2 + E|answer - best|^2
     The first is the floor, exact; only the second, small, is averaged over 5,000 draws.
     """
     schedule, oracle = recipe.make_schedule(), oracle_of(recipe.data)
     _, x_t, t, _, answer = answers(denoiser, backend, recipe, seed, 5000)
-    distance = ((answer - oracle.predict(schedule, recipe.prediction_type)(x_t, t)) ** 2).mean(1)             # (n,)
+    distance = ((answer - oracle.predict(schedule, recipe.prediction_type)(x_t, t)) ** 2).mean(1)  # (n,)
     floor = lowest_loss(recipe)
-    return floor + float((loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * distance).mean()), floor
+    return floor + float(
+        (loss_weights(schedule, recipe.prediction_type, recipe.loss_weight)[t] * distance).mean()
+    ), floor

@@ -62,7 +62,9 @@ def init_norm(params, name, channels):
 
 def norm(x, params, cache, name, groups):
     """x (N, H, W, C) -> (N, H, W, C)"""
-    return keep(cache, name, nn.group_norm_forward(x, params[f"{name}.gamma"], params[f"{name}.beta"], groups))
+    return keep(
+        cache, name, nn.group_norm_forward(x, params[f"{name}.gamma"], params[f"{name}.beta"], groups)
+    )
 
 
 def norm_back(dy, cache, grads, name):

@@ -1,7 +1,7 @@
 """The doctor: what is wrong with a configuration, found before any training, and what to change.
 
-A check is a function that answers with a Record; diagnose makes them all, report puts them into lines. No network is trained or asked: all follows from
-the schedule, the sampler, and a draw of the data.
+A check is a function that answers with a Record; diagnose makes them all, report puts them into lines. No
+network is trained or asked: all follows from the schedule, the sampler, and a draw of the data.
 """
 
 from dataclasses import replace
@@ -16,8 +16,10 @@ from npdiff.samplers import SAMPLERS, time_pairs, to_x0_eps
 from npdiff.schedule import make_schedule
 from npdiff.verify.oracle import recipe_floor
 
-SIGNAL_LEFT = 1e-3          # an alpha_bar above this at the start of sampling: x still holds more than 3% of x_0's size
-SHIFT = 0.05                # of the data's standard deviation: a sample mean farther than this from the data's is a finding
+# an alpha_bar above this at the start of sampling: x still holds more than 3% of x_0's size
+SIGNAL_LEFT = 1e-3
+# of the data's standard deviation: a sample mean farther than this from the data's is a finding
+SHIFT = 0.05
 POINTS, IMAGES = 20_000, 1000       # how much data is drawn
 
 
@@ -30,17 +32,29 @@ class Record(NamedTuple):
 
 
 def diagnose(recipe, sampling, draw):
-    """Every check of a recipe that is to be sampled so: a list of Records. draw(n) -> x0 (n, ...) is fresh data of the recipe.
+    """Every check of a recipe that is to be sampled so: a list of Records.
+
+    draw(n) -> x0 (n, ...) is fresh data of the recipe.
 
     Raises ValueError for settings that no sampler of this schedule takes.
     """
     x0 = np.asarray(draw(IMAGES if is_image(recipe.model) else POINTS), np.float64)
-    return [terminal_signal(recipe, sampling, x0), timesteps(recipe, sampling), sampler(recipe, sampling), sample_mean(recipe, sampling, x0),
-            time_embedding(recipe), clipping(sampling, x0), guidance(recipe, sampling), best_loss(recipe)]
+    return [
+        terminal_signal(recipe, sampling, x0),
+        timesteps(recipe, sampling),
+        sampler(recipe, sampling),
+        sample_mean(recipe, sampling, x0),
+        time_embedding(recipe),
+        clipping(sampling, x0),
+        guidance(recipe, sampling),
+        best_loss(recipe),
+    ]
 
 
 def report(recipe, records):
-    """The lines to print: one for each check, and below it, where something is wrong, what that is and what to change."""
+    """The lines to print: one for each check, and below it, where something is wrong, what that is and what
+    to change.
+    """
     yield f"{recipe.name}: schedule {recipe.schedule}, T = {recipe.num_train_timesteps}, prediction_type {recipe.prediction_type}"
     for what, number, finding, advice in records:
         yield f"  {what:18}{number}"
@@ -64,45 +78,72 @@ def terminal_signal(recipe, sampling, x0):
     """How much of the data x0 (N, ...) is left where the noise should have finished its work."""
     schedule = recipe.make_schedule()
     alpha_bar = schedule.alpha_bar[-1]
-    number = (f"alpha_bar[{schedule.T}] = {alpha_bar:.3g}, SNR {schedule.snr[-1]:.3g}; "
-              f"prior term of the bound, E KL(q(x_T | x_0) || N(0, I)): {prior_kl(x0, schedule):.3g} nats per dimension")
+    number = (
+        f"alpha_bar[{schedule.T}] = {alpha_bar:.3g}, SNR {schedule.snr[-1]:.3g}; "
+        f"prior term of the bound, E KL(q(x_T | x_0) || N(0, I)): {prior_kl(x0, schedule):.3g} nats per "
+        f"dimension"
+    )
     finding = signal_left(recipe, sampling)
     if finding is None:
         return Record("signal in x_T", number)
-    cures = {"--schedule rescaled_linear": ("rescaled_linear", schedule.T), "--num-train-timesteps 1000": (recipe.schedule, 1000)}
+    cures = {
+        "--schedule rescaled_linear": ("rescaled_linear", schedule.T),
+        "--num-train-timesteps 1000": (recipe.schedule, 1000),
+    }
     left = {name: make_schedule(*cure).alpha_bar[-1] for name, cure in cures.items()}
-    advice = " or ".join(f"{name} (alpha_bar[T] = {alpha_bar:.1e})" for name, alpha_bar in left.items() if alpha_bar <= SIGNAL_LEFT)
+    advice = " or ".join(
+        f"{name} (alpha_bar[T] = {alpha_bar:.1e})"
+        for name, alpha_bar in left.items()
+        if alpha_bar <= SIGNAL_LEFT
+    )
     return Record("signal in x_T", number, finding, advice)
 
 
 def timesteps(recipe, sampling):
-    """What is taken for noise and at which timestep, and how much noise is left for the last jump to take away at once."""
+    """What is taken for noise and at which timestep, and how much noise is left for the last jump to take
+    away at once.
+    """
     schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
     (first, _), (last, _) = pairs[0], pairs[-1]
     start = "N(0, I)" if sampling.start == "noise" else "data with noise"
-    number = (f"from {start} at t = {first} (alpha_bar {schedule.alpha_bar[first]:.3g}) in {len(pairs)} jumps, "
-              f"the last from t = {last} (noise {schedule.sigma[last]:.2g})")
+    number = (
+        f"from {start} at t = {first} (alpha_bar {schedule.alpha_bar[first]:.3g}) in {len(pairs)} jumps, "
+        f"the last from t = {last} (noise {schedule.sigma[last]:.2g})"
+    )
     if first == schedule.T or sampling.start == "data":
         return Record("timesteps", number)
-    return Record("timesteps", number, f"N(0, I) is taken for x_{first}, which holds more of x_0 than x_{schedule.T}: "
-                  f"alpha_bar is {schedule.alpha_bar[first]:.3g}, not {schedule.alpha_bar[-1]:.3g}",
-                  f"--timestep-spacing trailing, which begins at t = {schedule.T}")
+    return Record(
+        "timesteps",
+        number,
+        f"N(0, I) is taken for x_{first}, which holds more of x_0 than x_{schedule.T}: "
+        f"alpha_bar is {schedule.alpha_bar[first]:.3g}, not {schedule.alpha_bar[-1]:.3g}",
+        f"--timestep-spacing trailing, which begins at t = {schedule.T}",
+    )
 
 
 def sampler(recipe, sampling):
     """Whether the sampler knows of the timesteps that it leaves out."""
     pairs = time_pairs(recipe.num_train_timesteps, sampling.steps, sampling.timestep_spacing)
     skipping = sum(t - s > 1 for t, s in pairs)
-    number = ", ".join([sampling.sampler, *(f"{name} {value}" for name, value in sampling.options(recipe).items())])
+    number = ", ".join(
+        [sampling.sampler, *(f"{name} {value}" for name, value in sampling.options(recipe).items())]
+    )
     if sampling.sampler != "naive_skip" or not skipping:
         return Record("sampler", number)
-    return Record("sampler", number, f"wrong on purpose: {skipping} of its {len(pairs)} jumps take away one timestep's noise, and go on as if it were all",
-                  "--sampler ancestral, or ddim")
+    return Record(
+        "sampler",
+        number,
+        f"wrong on purpose: {skipping} of its {len(pairs)} jumps take away one timestep's noise, and go on "
+        f"as if it were all",
+        "--sampler ancestral, or ddim",
+    )
 
 
 def sample_mean(recipe, sampling, x0):
-    """The mean of the samples that a perfect denoiser would give, were the data Gaussian with the mean and covariance of x0 (N, ...), against the data's."""
+    """The mean of the samples that a perfect denoiser would give, were the data Gaussian with the mean and
+    covariance of x0 (N, ...), against the data's.
+    """
     mean, axes, variances = principal_axes(x0.reshape(len(x0), -1))
 
     def shift(recipe, sampling):
@@ -112,7 +153,11 @@ def sample_mean(recipe, sampling, x0):
         return float(np.linalg.norm(off) / variances.sum() ** 0.5)
 
     def place(point):
-        return f"({', '.join(f'{coordinate:.3f}' for coordinate in point)})" if len(point) < 4 else f"brightness {point.mean():.3f}"
+        return (
+            f"({', '.join(f'{coordinate:.3f}' for coordinate in point)})"
+            if len(point) < 4
+            else f"brightness {point.mean():.3f}"
+        )
 
     off = shift(recipe, sampling)
     number = (f"{place(mean + off)}, the data's {place(mean)}: {size(off):.2g} standard deviations off "
@@ -132,12 +177,14 @@ def principal_axes(x0):
 
 
 def expected_mean(recipe, sampling, mean, variances):
-    """The mean of samples of data N(mean, diag(variances)), both (D,), that a perfect denoiser gives: (D,), exact. Clipping and guidance are left out.
+    """The mean of samples of data N(mean, diag(variances)), both (D,), that a perfect denoiser gives: (D,),
+    exact. Clipping and guidance are left out.
 
     A coordinate of x_t is jointly normal with that of x_0, and with a = sqrt(alpha_bar)
         E[x_0 | x_t] = mean + a variance / (alpha_bar variance + 1 - alpha_bar) (x_t - a mean)
-    So every step of every sampler is affine in x and the noise, and means pass through it as if there were none: the sampler is run once, on the mean of
-    its start, without noise. Where x_t = a mean the answer is mean, and a right sampler goes on to x_s = a_s mean; it is the start that shifts.
+    So every step of every sampler is affine in x and the noise, and means pass through it as if there were
+    none: the sampler is run once, on the mean of its start, without noise. Where x_t = a mean the answer is
+    mean, and a right sampler goes on to x_s = a_s mean; it is the start that shifts.
     """
     schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
@@ -148,17 +195,29 @@ def expected_mean(recipe, sampling, mean, variances):
 
     first, _ = pairs[0]
     start = schedule.a[first] * mean if sampling.start == "data" else 0 * mean
-    *_, (_, x) = SAMPLERS[sampling.sampler](to_x0_eps(predict, schedule, "sample"), start, schedule, lambda t: 0.0, pairs, **sampling.options(recipe))
+    *_, (_, x) = SAMPLERS[sampling.sampler](
+        to_x0_eps(predict, schedule, "sample"),
+        start,
+        schedule,
+        lambda t: 0.0,
+        pairs,
+        **sampling.options(recipe),
+    )
     return x
 
 
 def cure_of_the_mean(recipe, sampling):
-    """The changes that bring samples back to the data's mean: their names, and the recipe and the sampling with these made."""
+    """The changes that bring samples back to the data's mean: their names, and the recipe and the sampling
+    with these made.
+    """
     names = []
     if sampler(recipe, sampling).finding:
         names, sampling = [*names, "--sampler ancestral"], replace(sampling, sampler="ancestral")
     if timesteps(recipe, sampling).finding:
-        names, sampling = [*names, "--timestep-spacing trailing"], replace(sampling, timestep_spacing="trailing")
+        names, sampling = (
+            [*names, "--timestep-spacing trailing"],
+            replace(sampling, timestep_spacing="trailing"),
+        )
     if signal_left(recipe, sampling):
         names, recipe = [*names, "--schedule rescaled_linear"], replace(recipe, schedule="rescaled_linear")
     if not names:
@@ -167,15 +226,17 @@ def cure_of_the_mean(recipe, sampling):
     return names, recipe, sampling
 
 
-SOUND_EMBEDDING = (32, 10000.0)     # time_dim and max_period that tell timesteps apart up to T = 4000 and beyond
+# time_dim and max_period that tell timesteps apart up to T = 4000 and beyond
+SOUND_EMBEDDING = (32, 10000.0)
 
 
 def time_embedding(recipe):
     """Whether the network can tell timesteps apart by their embeddings.
 
-    All embeddings are of one length, sqrt(time_dim / 2), and |e(t) - e(t')| depends on t - t' alone. A collision is a pair of timesteps, two or more
-    apart, that lie closer than neighbours do: to a network, which is smooth, they are more alike than t and t + 1, though their noise differs more.
-    (Neighbours themselves are told apart by every embedding: its first frequency is 1.)
+    All embeddings are of one length, sqrt(time_dim / 2), and |e(t) - e(t')| depends on t - t' alone. A
+    collision is a pair of timesteps, two or more apart, that lie closer than neighbours do: to a network,
+    which is smooth, they are more alike than t and t + 1, though their noise differs more. (Neighbours
+    themselves are told apart by every embedding: its first frequency is 1.)
     """
     distance = embedding_distances(recipe.num_train_timesteps, recipe.model.time_dim, recipe.model.max_period)
     number = f"neighbours {distance[0]:.2g} of the embedding's length apart"
@@ -186,8 +247,12 @@ def time_embedding(recipe):
     if distance[gap - 1] >= distance[0]:
         return Record("time embedding", number)
     time_dim, max_period = SOUND_EMBEDDING
-    return Record("time embedding", number, f"timesteps {gap} apart look more alike to the network than neighbours",
-                  f"time_dim {time_dim}, max_period {max_period:g}")
+    return Record(
+        "time embedding",
+        number,
+        f"timesteps {gap} apart look more alike to the network than neighbours",
+        f"time_dim {time_dim}, max_period {max_period:g}",
+    )
 
 
 def embedding_distances(T, time_dim, max_period):
@@ -205,23 +270,45 @@ def clipping(sampling, x0):
     number = f"x_0 is held in +-{sampling.clip:g}; the data reaches {reach:.2f}"
     if not outside:
         return Record("clipping", number)
-    return Record("clipping", number, f"{outside:.2%} of the data's values lie outside, where no sample can", f"--clip {np.ceil(10 * reach) / 10:g}, or none")
+    return Record(
+        "clipping",
+        number,
+        f"{outside:.2%} of the data's values lie outside, where no sample can",
+        f"--clip {np.ceil(10 * reach) / 10:g}, or none",
+    )
 
 
 def guidance(recipe, sampling):
     """Whether the network was trained for what guidance asks of it."""
-    number = f"{sampling.guidance:g}; " + (f"{recipe.label_dropout:.0%} of the labels dropped in training" if recipe.conditional else "no labels")
+    number = f"{sampling.guidance:g}; " + (
+        f"{recipe.label_dropout:.0%} of the labels dropped in training" if recipe.conditional else "no labels"
+    )
     if sampling.guidance == 1 or recipe.conditional and recipe.label_dropout:
         return Record("guidance", number)
     if not recipe.conditional:
-        return Record("guidance", number, f"{recipe.name} takes no labels, and sampling will refuse", "--guidance 1")
-    return Record("guidance", number, "the network is asked for a prediction without labels, and never learned one", "label_dropout 0.1, or --guidance 1")
+        return Record(
+            "guidance", number, f"{recipe.name} takes no labels, and sampling will refuse", "--guidance 1"
+        )
+    return Record(
+        "guidance",
+        number,
+        "the network is asked for a prediction without labels, and never learned one",
+        "label_dropout 0.1, or --guidance 1",
+    )
 
 
 def best_loss(recipe):
-    """The Bayes floor: the loss of the best network there can be. Where the law of the data is not known, neither is this."""
+    """The Bayes floor: the loss of the best network there can be.
+
+    Where the law of the data is not known, neither is this.
+    """
     floor = recipe_floor(recipe)
     if floor is None:
-        return Record("best loss", f"not known, as the law of {recipe.data} is not; losses compare only within one schedule")
+        return Record(
+            "best loss",
+            f"not known, as the law of {recipe.data} is not; losses compare only within one schedule",
+        )
     tenths = " ".join(f"{part.mean():.3f}" for part in np.array_split(floor[1:], min(10, len(floor) - 1)))
-    return Record("best loss", f"{floor[1:].mean():.3f}, the least that any network can reach; by tenth of t: {tenths}")
+    return Record(
+        "best loss", f"{floor[1:].mean():.3f}, the least that any network can reach; by tenth of t: {tenths}"
+    )

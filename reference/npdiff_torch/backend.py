@@ -23,8 +23,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class TorchBackend(Backend):
     """torch on one device in one dtype.
 
-    A reference is there to be compared with. So TF32 is off, algorithms are deterministic, and torch has `threads`
-    threads on the CPU (all cores unless given): in the whole process.
+    A reference is there to be compared with. So TF32 is off, algorithms are deterministic, and torch has
+    `threads` threads on the CPU (all cores unless given): in the whole process.
     """
 
     def __init__(self, device="cpu", dtype="float32", threads=None, options=None):
@@ -40,7 +40,8 @@ class TorchBackend(Backend):
         self.dtype = DTYPES[dtype]
         torch.set_num_threads(threads or cores())
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")         # what cuBLAS needs to be deterministic
+        # what cuBLAS needs to be deterministic
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
 
     def asarray(self, x):
@@ -50,11 +51,17 @@ class TorchBackend(Backend):
         return x.detach().cpu().numpy()
 
     def about(self):
-        where = f"{torch.cuda.get_device_name(self.device)}, CUDA {torch.version.cuda}" if self.device.type == "cuda" else f"{self.device}"
+        where = (
+            f"{torch.cuda.get_device_name(self.device)}, CUDA {torch.version.cuda}"
+            if self.device.type == "cuda"
+            else f"{self.device}"
+        )
         return f"torch {torch.__version__}, {where}, {torch.get_num_threads()} thread(s)"
 
     def peak_memory(self):
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else host_peak_memory()
+        return (
+            torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else host_peak_memory()
+        )
 
     def make_denoiser(self, config, params, ema_decay=0.0):
         return TorchDenoiser(self, config, params, ema_decay)
@@ -66,13 +73,17 @@ class TorchDenoiser(Denoiser):
     def __init__(self, backend, config, params, ema_decay):
         self.backend, self.config, self.ema_decay, self.step = backend, config, ema_decay, 0
         self.module = MODULES[model_name(config)](config).to(backend.device, backend.dtype)
-        self.parameters = named_parameters(self.module)                     # canonical name -> torch parameter
-        check_arrays(params, {name: to_numpy_layout(name, p) for name, p in self.parameters.items()}, "the parameters")
+        # canonical name -> torch parameter
+        self.parameters = named_parameters(self.module)
+        check_arrays(
+            params, {name: to_numpy_layout(name, p) for name, p in self.parameters.items()}, "the parameters"
+        )
         for name, p in self.parameters.items():
             p.data.copy_(from_numpy_layout(name, backend.asarray(params[name])))
         self.optimiser = torch.optim.Adam(self.parameters.values())
         self.average = AveragedModel(self.module, multi_avg_fn=self.average_parameters)
-        self.average.n_averaged.fill_(1)                                    # the untrained weights are the first entry of the average
+        # the untrained weights are the first entry of the average
+        self.average.n_averaged.fill_(1)
         self.average_of = named_parameters(self.average.module)
 
     def average_parameters(self, average, current, step):
@@ -84,12 +95,16 @@ class TorchDenoiser(Denoiser):
         return torch.tensor(np.broadcast_to(t, (n,)).copy(), device=self.backend.device)
 
     def output(self, x, t, labels):
-        """The module's, after a check of all that goes in: CUDA would answer a label out of range by ending the process's use of the device."""
+        """The module's, after a check of all that goes in: CUDA would answer a label out of range by ending
+        the process's use of the device.
+        """
         check_inputs(self.config, x, t, labels)
         t = self.timesteps(t, len(x))
         if labels is None:
             return self.module(x, t)
-        return self.module(x, t, torch.tensor(np.asarray(labels), dtype=torch.long, device=self.backend.device))
+        return self.module(
+            x, t, torch.tensor(np.asarray(labels), dtype=torch.long, device=self.backend.device)
+        )
 
     def predict(self, x, t, labels=None):
         with torch.no_grad():
@@ -99,7 +114,8 @@ class TorchDenoiser(Denoiser):
         check_vectors(x)
         x = x.detach().requires_grad_()
         y = self.output(x, t, labels)
-        rows = [torch.autograd.grad(y[:, d].sum(), x, retain_graph=True)[0] for d in range(y.shape[1])]       # d y[n,d] / d x[n,:], each (N, D)
+        # d y[n,d] / d x[n,:], each (N, D)
+        rows = [torch.autograd.grad(y[:, d].sum(), x, retain_graph=True)[0] for d in range(y.shape[1])]
         return y.detach(), sum(row[:, d] for d, row in enumerate(rows))
 
     def loss_and_grads(self, batch):
@@ -136,9 +152,16 @@ class TorchDenoiser(Denoiser):
         return outputs
 
     def groups(self):
-        """The tensors that make up the state: prefix -> canonical name -> tensor, torch's own, in torch's layout."""
-        moments = {key: {name: self.optimiser.state.get(p, {}).get(key, torch.zeros_like(p)) for name, p in self.parameters.items()}
-                   for key in ("exp_avg", "exp_avg_sq")}
+        """The tensors that make up the state: prefix -> canonical name -> tensor, torch's own, in torch's
+        layout.
+        """
+        moments = {
+            key: {
+                name: self.optimiser.state.get(p, {}).get(key, torch.zeros_like(p))
+                for name, p in self.parameters.items()
+            }
+            for key in ("exp_avg", "exp_avg_sq")
+        }
         groups = {"params": self.parameters, "adam_m": moments["exp_avg"], "adam_v": moments["exp_avg_sq"]}
         return groups | {"ema": self.average_of} if self.ema_decay else groups
 
@@ -149,12 +172,17 @@ class TorchDenoiser(Denoiser):
 
     def load(self, state):
         check_arrays(state, self.export(), "the state's arrays")
-        tensors = {name: from_numpy_layout(name, self.backend.asarray(array)) for name, array in state.items()}
+        tensors = {
+            name: from_numpy_layout(name, self.backend.asarray(array)) for name, array in state.items()
+        }
         self.step = int(state["step"])
         for name, p in self.parameters.items():
             p.data.copy_(tensors[f"params/{name}"])
-            self.optimiser.state[p] = {"step": torch.tensor(float(self.step)), "exp_avg": tensors[f"adam_m/{name}"].clone(),
-                                       "exp_avg_sq": tensors[f"adam_v/{name}"].clone()}
+            self.optimiser.state[p] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": tensors[f"adam_m/{name}"].clone(),
+                "exp_avg_sq": tensors[f"adam_v/{name}"].clone(),
+            }
             if self.ema_decay:
                 self.average_of[name].data.copy_(tensors[f"ema/{name}"])
         self.average.n_averaged.fill_(self.step + 1)

@@ -1,8 +1,11 @@
-"""npdiff.models.blocks in torch modules, called in the same order.   N batch, E embedding entries; images (N, C, H, W), torch's own layout
+"""npdiff.models.blocks in torch modules, called in the same order.
 
-Every layer that is a pair in npdiff.nn is a module without children here, so that npdiff compare can set their outputs side by side.
-Gradients are deterministic on CUDA too, which torch.use_deterministic_algorithms enforces: averaging pools, embeddings and upsampling by "nearest" sum
-in a fixed order there, where adaptive pools or upsampling by "bilinear" would add in whichever order their threads arrive, and are refused.
+N batch, E embedding entries; images (N, C, H, W), torch's own layout
+
+Every layer that is a pair in npdiff.nn is a module without children here, so that npdiff compare can set
+their outputs side by side. Gradients are deterministic on CUDA too, which torch.use_deterministic_algorithms
+enforces: averaging pools, embeddings and upsampling by "nearest" sum in a fixed order there, where adaptive
+pools or upsampling by "bilinear" would add in whichever order their threads arrive, and are refused.
 """
 
 from collections import OrderedDict
@@ -48,20 +51,29 @@ class Attention(nn.Module):
     def forward(self, qkv):
         N, P, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         scale = (C // self.heads) ** -0.5
-        q, k, v = qkv.reshape(N, P, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)      # (N, h, P, d) each
+        # (N, h, P, d) each
+        q, k, v = qkv.reshape(N, P, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         a = (q @ k.transpose(2, 3) * scale).softmax(3)                                          # (N, h, P, P)
         return (a @ v).transpose(1, 2).reshape(N, P, C)
 
 
 class ImageNetwork(nn.Module):
-    """What image networks share: condition, npdiff.models.blocks.condition_forward.   t (N,), labels (N,) or None for "no label" -> e (N, E)"""
+    """What image networks share: condition, npdiff.models.blocks.condition_forward.
+
+    t (N,), labels (N,) or None for "no label" -> e (N, E)
+    """
 
     def __init__(self, config, embedding_dim):
         super().__init__()
         self.config = config
-        self.time = nn.Sequential(OrderedDict(
-            sinusoids=TimeEmbedding(config.time_dim, config.max_period), linear1=nn.Linear(config.time_dim, embedding_dim), linear1_silu=nn.SiLU(),
-            linear2=nn.Linear(embedding_dim, embedding_dim)))
+        self.time = nn.Sequential(
+            OrderedDict(
+                sinusoids=TimeEmbedding(config.time_dim, config.max_period),
+                linear1=nn.Linear(config.time_dim, embedding_dim),
+                linear1_silu=nn.SiLU(),
+                linear2=nn.Linear(embedding_dim, embedding_dim),
+            )
+        )
         if config.classes:
             self.label = nn.Embedding(config.classes + 1, embedding_dim)
 
@@ -77,13 +89,21 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs, outputs, config):
         super().__init__()
-        self.norm1, self.norm1_silu, self.conv1 = norm(config.groups, inputs), nn.SiLU(), conv(inputs, outputs)
+        self.norm1, self.norm1_silu, self.conv1 = (
+            norm(config.groups, inputs),
+            nn.SiLU(),
+            conv(inputs, outputs),
+        )
         self.time, self.add = nn.Linear(config.embedding_dim, outputs), AddChannels()
-        self.norm2, self.norm2_silu, self.conv2 = norm(config.groups, outputs), nn.SiLU(), conv(outputs, outputs)
+        self.norm2, self.norm2_silu, self.conv2 = (
+            norm(config.groups, outputs),
+            nn.SiLU(),
+            conv(outputs, outputs),
+        )
         self.shortcut = conv(inputs, outputs, k=1) if inputs != outputs else None
 
     def forward(self, x, e):
-        h = self.conv1(self.norm1_silu(self.norm1(x)))                                               # (N, O, H, W)
+        h = self.conv1(self.norm1_silu(self.norm1(x)))                                          # (N, O, H, W)
         h = self.add(h, self.time(e))
         h = self.conv2(self.norm2_silu(self.norm2(h)))
         return (self.shortcut(x) if self.shortcut else x) + h
@@ -94,12 +114,20 @@ class PlainBlock(nn.Module):
 
     def __init__(self, inputs, outputs, config):
         super().__init__()
-        self.conv1, self.norm1, self.norm1_silu = conv(inputs, outputs), norm(config.groups, outputs), nn.SiLU()
+        self.conv1, self.norm1, self.norm1_silu = (
+            conv(inputs, outputs),
+            norm(config.groups, outputs),
+            nn.SiLU(),
+        )
         self.time, self.add = nn.Linear(config.embedding_dim, outputs), AddChannels()
-        self.conv2, self.norm2, self.norm2_silu = conv(outputs, outputs), norm(config.groups, outputs), nn.SiLU()
+        self.conv2, self.norm2, self.norm2_silu = (
+            conv(outputs, outputs),
+            norm(config.groups, outputs),
+            nn.SiLU(),
+        )
 
     def forward(self, x, e):
-        h = self.norm1_silu(self.norm1(self.conv1(x)))                                               # (N, O, H, W)
+        h = self.norm1_silu(self.norm1(self.conv1(x)))                                          # (N, O, H, W)
         h = self.add(h, self.time(e))
         return self.norm2_silu(self.norm2(self.conv2(h)))
 

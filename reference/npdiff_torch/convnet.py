@@ -17,7 +17,7 @@ class ConvNet(ImageNetwork):
 
     def forward(self, x, t, labels=None):
         e = self.condition(t, labels)                                                           # (N, F)
-        h = self.conv1_silu(self.conv1(x))                                                           # (N, F, H, W)
+        h = self.conv1_silu(self.conv1(x))                                                      # (N, F, H, W)
         h = self.add(h, e)
         h = self.conv2_silu(self.conv2(h))
         return self.conv3(h)

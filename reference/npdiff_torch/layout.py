@@ -1,13 +1,22 @@
-"""Where torch keeps the same numbers under other names and in another order: its parameters under npdiff's names, its arrays in npdiff's layout."""
+"""Where torch keeps the same numbers under other names and in another order: its parameters under npdiff's
+names, its arrays in npdiff's layout.
+"""
 
 from torch import nn
 
-NAMES = {nn.Linear: {"weight": "W", "bias": "b"}, nn.Conv2d: {"weight": "W", "bias": "b"}, nn.GroupNorm: {"weight": "gamma", "bias": "beta"},
-         nn.Embedding: {"weight": "table"}}
+NAMES = {
+    nn.Linear: {"weight": "W", "bias": "b"},
+    nn.Conv2d: {"weight": "W", "bias": "b"},
+    nn.GroupNorm: {"weight": "gamma", "bias": "beta"},
+    nn.Embedding: {"weight": "table"},
+}
 
 
 def named_parameters(module):
-    """npdiff's name -> the module's parameter. LAYER.weight of a linear layer or convolution is LAYER.W, its bias LAYER.b; the others are in NAMES."""
+    """npdiff's name -> the module's parameter.
+
+    LAYER.weight of a linear layer or convolution is LAYER.W, its bias LAYER.b; the others are in NAMES.
+    """
     named = {}
     for path, layer in module.named_modules():
         for name, p in layer.named_parameters(recurse=False):
@@ -17,7 +26,10 @@ def named_parameters(module):
 
 
 def to_numpy_layout(name, p):
-    """A torch parameter called `name`, or its gradient, in npdiff's layout: a view. W of linear (O, I) -> (I, O), of a convolution (O, I, kh, kw) -> (kh, kw, I, O)"""
+    """A torch parameter called `name`, or its gradient, in npdiff's layout: a view.
+
+    W of linear (O, I) -> (I, O), of a convolution (O, I, kh, kw) -> (kh, kw, I, O)
+    """
     if name.endswith(".W"):
         return p.T if p.ndim == 2 else p.permute(2, 3, 1, 0)
     return p

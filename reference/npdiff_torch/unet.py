@@ -13,7 +13,9 @@ class Stage(nn.Module):
         self.blocks = config.blocks
         outputs = config.widths[level - 1]
         for k in range(1, config.blocks + 1):
-            setattr(self, f"block{k}", BLOCKS[config.block_kind](inputs if k == 1 else outputs, outputs, config))
+            setattr(
+                self, f"block{k}", BLOCKS[config.block_kind](inputs if k == 1 else outputs, outputs, config)
+            )
             setattr(self, f"attention{k}", AttentionBlock(outputs, config) if config.attends(level) else None)
 
     def forward(self, h, e):
@@ -43,8 +45,9 @@ class UNet(ImageNetwork):
         self.conv_out = conv(config.widths[0], config.channels)
 
     def forward(self, x, t, labels=None):
-        e = self.condition_silu(self.condition(t, labels))                                                # (N, E)
-        h = self.conv_in(x)                                                                     # (N, widths[0], H, W)
+        e = self.condition_silu(self.condition(t, labels))                                      # (N, E)
+        # (N, widths[0], H, W)
+        h = self.conv_in(x)
         skips = {}
         for name, level, _ in self.config.stages():
             stage = getattr(self, name)

@@ -24,10 +24,18 @@ from npdiff.recipes import LAB_FASHION, LECTURE_UNET, MOONS, RECIPES, SHAPES
 from npdiff.rng import generator
 from npdiff.training import batches, draw_block, new_denoiser, train
 
-TINY = replace(SHAPES, model=unet.Config(widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=8, classes=8), num_train_timesteps=10, batch_size=10,
-               schedule="linear", steps=3)
+TINY = replace(
+    SHAPES,
+    model=unet.Config(widths=(4, 8), groups=2, heads=2, time_dim=4, embedding_dim=8, classes=8),
+    num_train_timesteps=10,
+    batch_size=10,
+    schedule="linear",
+    steps=3,
+)
 REAL = Path(os.environ.get("NPDIFF_DATA", Path(__file__).parents[3] / "shared" / "data" / "fashion-mnist"))
-needs_data = pytest.mark.skipif(not (REAL / "train-images-idx3-ubyte.gz").exists(), reason=f"no Fashion-MNIST at {REAL}")
+needs_data = pytest.mark.skipif(
+    not (REAL / "train-images-idx3-ubyte.gz").exists(), reason=f"no Fashion-MNIST at {REAL}"
+)
 
 
 def moved(denoiser):
@@ -48,7 +56,9 @@ def test_shards_change_nothing(N):
     _, whole = unet.backward(mse_backward(loss_cache), cache, recipe.model)
     assert loss == pytest.approx(whole_loss, rel=1e-13)
     for name, g in grads.items():
-        np.testing.assert_allclose(g, whole[name], rtol=0, atol=1e-13 * abs(whole[name]).max() + 1e-18, err_msg=name)
+        np.testing.assert_allclose(
+            g, whole[name], rtol=0, atol=1e-13 * abs(whole[name]).max() + 1e-18, err_msg=name
+        )
     np.testing.assert_allclose(denoiser.predict(batch.x_t, batch.t, batch.labels), y, rtol=1e-12, atol=1e-14)
 
 
@@ -66,18 +76,23 @@ def test_the_number_of_threads_changes_no_byte():
 def test_labels_reach_the_network_and_some_are_dropped():
     recipe = replace(TINY, batch_size=4000, label_dropout=0.25)
     _, labels, _, _ = draw_block(recipe, 0, 0, 1)
-    assert labels.max() == recipe.model.classes and (labels == recipe.model.classes).mean() == pytest.approx(0.25, abs=0.03)
+    assert labels.max() == recipe.model.classes and (labels == recipe.model.classes).mean() == pytest.approx(
+        0.25, abs=0.03
+    )
     assert (np.bincount(labels)[:-1] > 0).all()
     assert draw_block(replace(recipe, model=replace(recipe.model, classes=0)), 0, 0, 1)[1] is None
     denoiser, backend = moved(new_denoiser(NumpyBackend(), TINY, 0)), NumpyBackend()
     x = backend.asarray(np.random.default_rng(0).standard_normal((2, 1, 28, 28)))
     first, second = denoiser.predict(x, 3, np.array([0, 1])), denoiser.predict(x, 3, np.array([0, 2]))
     assert (first[0] == second[0]).all() and (first[1] != second[1]).any()
-    assert (denoiser.predict(x, 3) == denoiser.predict(x, 3, np.array([8, 8]))).all()      # no label is the label `classes`
+    # no label is the label `classes`
+    assert (denoiser.predict(x, 3) == denoiser.predict(x, 3, np.array([8, 8]))).all()
 
 
 def test_loss_by_t_of_an_answer_that_is_known():
-    """A network that answers 0 has the noise's variance as its loss, 1 at every t; one that answers x_t has more where x_t is mostly data."""
+    """A network that answers 0 has the noise's variance as its loss, 1 at every t; one that answers x_t has
+    more where x_t is mostly data.
+    """
     backend = NumpyBackend()
 
     class Answers:
@@ -110,10 +125,17 @@ def test_the_labs_filmstrip_times():
 
 def test_the_sources_networks():
     def count(recipe):
-        return sum(array.size for array in MODELS[model_name(recipe.model)].init(recipe.model, generator(0, "init")).values())
+        return sum(
+            array.size
+            for array in MODELS[model_name(recipe.model)].init(recipe.model, generator(0, "init")).values()
+        )
 
     assert count(LAB_FASHION) == 46_465 and LAB_FASHION.steps == 8 * 469 and LAB_FASHION.batch_size == 128
-    assert LECTURE_UNET.model.data_shape == (1, 32, 32) and LECTURE_UNET.model.widths == (64, 128, 256) and LECTURE_UNET.steps == 25 * 469
+    assert (
+        LECTURE_UNET.model.data_shape == (1, 32, 32)
+        and LECTURE_UNET.model.widths == (64, 128, 256)
+        and LECTURE_UNET.steps == 25 * 469
+    )
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +150,15 @@ def run(tmp_path_factory):
 
 def test_commands(run, tmp_path, capsys):
     run, out = run
-    for name in ("loss.png", "loss_by_t.png", "schedule.png", "diffusion_samples.png", "denoising_filmstrip.png", "samples_by_class.png", "samples.gif"):
+    for name in (
+        "loss.png",
+        "loss_by_t.png",
+        "schedule.png",
+        "diffusion_samples.png",
+        "denoising_filmstrip.png",
+        "samples_by_class.png",
+        "samples.gif",
+    ):
         assert str(run / name) in out and (run / name).stat().st_size > 5000
     assert len(np.unique(imread(run / "diffusion_samples.png")[..., 0])) > 50
     main(["sample", str(run), "--n", "5", "--label", "3", "--out", str(tmp_path / "x.npz")])
@@ -139,10 +169,17 @@ def test_commands(run, tmp_path, capsys):
     assert "loss by timestep (0, 1] .. (9, 10]" in out and "distance of two of one class" in out
 
 
-@pytest.mark.parametrize("arguments, message", [(["sample", "RUN", "--label", "8"], "label is 8; it must lie in 0..7"), (["sample", "RUN", "--n", "0"], "n is 0"),
-                                                (["evaluate", "RUN", "--likelihood"], "likelihood is asked of shapes"),
-                                                (["data", "imagenet"], "data set is 'imagenet'"), (["data", "fashion-mnist", "--data", "nowhere"], "nowhere"),
-                                                (["train", "lab-fashion", "--data", "nowhere"], "nowhere")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sample", "RUN", "--label", "8"], "label is 8; it must lie in 0..7"),
+        (["sample", "RUN", "--n", "0"], "n is 0"),
+        (["evaluate", "RUN", "--likelihood"], "likelihood is asked of shapes"),
+        (["data", "imagenet"], "data set is 'imagenet'"),
+        (["data", "fashion-mnist", "--data", "nowhere"], "nowhere"),
+        (["train", "lab-fashion", "--data", "nowhere"], "nowhere"),
+    ],
+)
 def test_mistakes(run, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     before = sorted(run[0].rglob("*"))
@@ -166,14 +203,23 @@ def test_the_lab_learns_from_the_real_data(capsys):
 
 @needs_data
 def test_bits_per_dimension_of_images():
-    """An untrained network answers 0, so x_0 is x_t / a: every term is a KL divergence or a probability's logarithm, and the first jump's is known."""
-    recipe, backend = replace(TINY, data="fashion-mnist", model=replace(TINY.model, classes=10)), NumpyBackend()
+    """An untrained network answers 0, so x_0 is x_t / a: every term is a KL divergence or a probability's
+    logarithm, and the first jump's is known.
+    """
+    recipe, backend = (
+        replace(TINY, data="fashion-mnist", model=replace(TINY.model, classes=10)),
+        NumpyBackend(),
+    )
     log_p, exact, terms = data_likelihood(new_denoiser(backend, recipe, 0), backend, recipe, 0, REAL)
     T, schedule = recipe.num_train_timesteps, recipe.make_schedule()
     assert log_p is None and exact is None and terms.shape == (T + 1,) and (terms >= 0).all()
     x0, _ = load_data("fashion-mnist", REAL)(16, generator(0, "data"))
     assert terms[-1] == pytest.approx(prior_kl(x0.astype(np.float64), schedule) / np.log(2), rel=1e-5)
     s_q, s_p = float(schedule.posterior_variance[T]), float(schedule.beta[T])
-    missed = (schedule.alpha_bar[T - 1] ** 0.5 * s_p / (1 - schedule.alpha_bar[T])) ** 2 * (1 / schedule.snr[T])      # of x_0 - x_t / a = -sigma / a eps
+    # of x_0 - x_t / a = -sigma / a eps
+    missed = (schedule.alpha_bar[T - 1] ** 0.5 * s_p / (1 - schedule.alpha_bar[T])) ** 2 * (
+        1 / schedule.snr[T]
+    )
     expected = (np.log(s_p / s_q) + s_q / s_p - 1 + missed / s_p) / 2 / np.log(2)
-    assert terms[T - 1] == pytest.approx(expected, rel=0.05)                            # eps has mean square 1 over 12,544 pixels
+    # eps has mean square 1 over 12,544 pixels
+    assert terms[T - 1] == pytest.approx(expected, rel=0.05)

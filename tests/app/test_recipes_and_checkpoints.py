@@ -23,19 +23,39 @@ def test_our_moons_end_in_noise():
     assert make_schedule(MOONS.schedule, MOONS.num_train_timesteps).alpha_bar[-1] < 1e-4
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("steps", 0, "steps is 0"), ("steps", -3, "steps is -3"), ("batch_size", 0, "batch_size is 0"), ("lr", 0.0, "lr is 0.0"), ("lr", float("nan"), "lr is nan"),
-    ("num_train_timesteps", 1, "num_train_timesteps is 1"), ("schedule", "x", "schedule is 'x'"), ("data", "suns", "data is 'suns'"),
-    ("lr_schedule", "x", "lr_schedule is 'x'"), ("ema_decay", 1.0, "ema_decay is 1.0"), ("variance", "x", "variance is 'x'"),
-    ("prediction_type", "x", "prediction_type is 'x'")])
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("steps", 0, "steps is 0"),
+        ("steps", -3, "steps is -3"),
+        ("batch_size", 0, "batch_size is 0"),
+        ("lr", 0.0, "lr is 0.0"),
+        ("lr", float("nan"), "lr is nan"),
+        ("num_train_timesteps", 1, "num_train_timesteps is 1"),
+        ("schedule", "x", "schedule is 'x'"),
+        ("data", "suns", "data is 'suns'"),
+        ("lr_schedule", "x", "lr_schedule is 'x'"),
+        ("ema_decay", 1.0, "ema_decay is 1.0"),
+        ("variance", "x", "variance is 'x'"),
+        ("prediction_type", "x", "prediction_type is 'x'"),
+    ],
+)
 def test_recipe_refuses(field, value, message):
     with pytest.raises(ValueError, match=message):
         replace(MOONS, **{field: value})
 
 
-@pytest.mark.parametrize("values, message", [({"hidden": ()}, "hidden is"), ({"hidden": (0,)}, "hidden is"), ({"time_dim": 3}, "time_dim is 3"),
-                                             ({"time_dim": 0}, "time_dim is 0"), ({"fourier_features": -1}, "fourier_features is -1"),
-                                             ({"data_dim": 0}, "data_dim is 0")])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"hidden": ()}, "hidden is"),
+        ({"hidden": (0,)}, "hidden is"),
+        ({"time_dim": 3}, "time_dim is 3"),
+        ({"time_dim": 0}, "time_dim is 0"),
+        ({"fourier_features": -1}, "fourier_features is -1"),
+        ({"data_dim": 0}, "data_dim is 0"),
+    ],
+)
 def test_mlp_config_refuses(values, message):
     with pytest.raises(ValueError, match=message):
         mlp.Config(**values)
@@ -54,15 +74,22 @@ def test_run_directory_round_trip(tmp_path, tiny):
     checkpoint.save_checkpoint(run, denoiser.export())
     denoiser.step = 10
     newest = checkpoint.save_checkpoint(run, denoiser.export())
-    assert [path.name for path in (run / "checkpoints").iterdir()] == [newest.name] == ["step-00000010.safetensors"]
+    assert (
+        [path.name for path in (run / "checkpoints").iterdir()]
+        == [newest.name]
+        == ["step-00000010.safetensors"]
+    )
     state = checkpoint.load_checkpoint(run)
-    assert {name: array.tobytes() for name, array in state.items()} == {name: array.tobytes() for name, array in denoiser.export().items()}
+    assert {name: array.tobytes() for name, array in state.items()} == {
+        name: array.tobytes() for name, array in denoiser.export().items()
+    }
     np.testing.assert_array_equal(checkpoint.sampling_weights(state)["linear1.W"], state["ema/linear1.W"])
     with checkpoint.MetricsLog(run, 100) as log:
         for step in range(1, 251):
             log.add(step, float(step), 0.0)
     assert checkpoint.load_metrics(run) == ([100, 200, 250], [50.5, 150.5, 225.5])
-    with checkpoint.MetricsLog(run, 100, resumed_from=200) as log:           # what came after step 200 is made again
+    # what came after step 200 is made again
+    with checkpoint.MetricsLog(run, 100, resumed_from=200) as log:
         for step in range(201, 301):
             log.add(step, 1.0, 0.0)
     assert checkpoint.load_metrics(run) == ([100, 200, 300], [50.5, 150.5, 1.0])
@@ -95,15 +122,31 @@ def edit(run, change):
     path.write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("spoil, error, message", [
-    (lambda run: (run / "config.json").unlink(), FileNotFoundError, "config.json is missing"),
-    (lambda run: (run / "config.json").write_text("{"), ValueError, "config.json: "),
-    (lambda run: edit(run, lambda c: c["recipe"].pop("steps")), ValueError, "config.json: .*steps"),
-    (lambda run: edit(run, lambda c: c["recipe"].update(colour=1)), ValueError, "config.json: colour: not known"),
-    (lambda run: edit(run, lambda c: c["recipe"].update(steps="many")), ValueError, "config.json: "),
-    (lambda run: edit(run, lambda c: c["recipe"].update(num_train_timesteps=1)), ValueError, "num_train_timesteps is 1"),
-    (lambda run: edit(run, lambda c: c["recipe"]["model"].update(name="cnn")), ValueError, "model name is 'cnn'"),
-    (lambda run: edit(run, lambda c: c.pop("seed")), ValueError, "config.json: 'seed'")])
+@pytest.mark.parametrize(
+    "spoil, error, message",
+    [
+        (lambda run: (run / "config.json").unlink(), FileNotFoundError, "config.json is missing"),
+        (lambda run: (run / "config.json").write_text("{"), ValueError, "config.json: "),
+        (lambda run: edit(run, lambda c: c["recipe"].pop("steps")), ValueError, "config.json: .*steps"),
+        (
+            lambda run: edit(run, lambda c: c["recipe"].update(colour=1)),
+            ValueError,
+            "config.json: colour: not known",
+        ),
+        (lambda run: edit(run, lambda c: c["recipe"].update(steps="many")), ValueError, "config.json: "),
+        (
+            lambda run: edit(run, lambda c: c["recipe"].update(num_train_timesteps=1)),
+            ValueError,
+            "num_train_timesteps is 1",
+        ),
+        (
+            lambda run: edit(run, lambda c: c["recipe"]["model"].update(name="cnn")),
+            ValueError,
+            "model name is 'cnn'",
+        ),
+        (lambda run: edit(run, lambda c: c.pop("seed")), ValueError, "config.json: 'seed'"),
+    ],
+)
 def test_damaged_config(tmp_path, spoil, error, message):
     run = checkpoint.create_run(tmp_path / "run", MOONS, 0)
     spoil(run)

@@ -22,20 +22,36 @@ def test_state_travels(tiny):
     denoiser, backend, recipe = tiny
     list(train(denoiser, backend, recipe, 0))
     state = denoiser.export()
-    other = backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(9, "init")), recipe.ema_decay)
+    other = backend.make_denoiser(
+        recipe.model, mlp.init(recipe.model, generator(9, "init")), recipe.ema_decay
+    )
     other.load(state)
-    assert {name: array.tobytes() for name, array in other.export().items()} == {name: array.tobytes() for name, array in state.items()}
+    assert {name: array.tobytes() for name, array in other.export().items()} == {
+        name: array.tobytes() for name, array in state.items()
+    }
     state["params/linear1.W"][:] = 0                                    # an export is a copy
     assert denoiser.params["linear1.W"].any()
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda state: state.pop("adam_v/linear2.b"), "the state's arrays lack adam_v/linear2.b"),
-    (lambda state: state.update(extra=np.zeros(1)), "the state's arrays hold extra, which this network does not have"),
-    (lambda state: state.update({"params/linear1.W": np.zeros((3, 3))}), r"hold params/linear1.W of shape \(3, 3\); this network needs")])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda state: state.pop("adam_v/linear2.b"), "the state's arrays lack adam_v/linear2.b"),
+        (
+            lambda state: state.update(extra=np.zeros(1)),
+            "the state's arrays hold extra, which this network does not have",
+        ),
+        (
+            lambda state: state.update({"params/linear1.W": np.zeros((3, 3))}),
+            r"hold params/linear1.W of shape \(3, 3\); this network needs",
+        ),
+    ],
+)
 def test_a_wrong_state_changes_nothing(tiny, spoil, message):
     denoiser, backend, recipe = tiny
-    other = backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(9, "init")), recipe.ema_decay)
+    other = backend.make_denoiser(
+        recipe.model, mlp.init(recipe.model, generator(9, "init")), recipe.ema_decay
+    )
     state = other.export()
     spoil(state)
     before = denoiser.theta.tobytes()
@@ -52,19 +68,31 @@ def test_prediction_takes_one_t_or_many(tiny):
 
 
 def test_divergence_is_the_trace_of_the_complex_step():
-    """60 random networks, each with 1 to 5 coordinates: the answer is predict's, and the trace that of the Jacobian column by column."""
+    """60 random networks, each with 1 to 5 coordinates: the answer is predict's, and the trace that of the
+    Jacobian column by column.
+    """
     for seed in range(60):
         rng = np.random.default_rng(seed)
         D, N, h = 1 + seed % 5, int(rng.integers(1, 9)), 1e-30
-        config = mlp.Config(data_dim=D, hidden=tuple(rng.integers(1, 20, rng.integers(1, 4)).tolist()), time_dim=2 * int(rng.integers(1, 6)),
-                            fourier_features=int(rng.integers(0, 5)) if seed % 2 else 0)
+        config = mlp.Config(
+            data_dim=D,
+            hidden=tuple(rng.integers(1, 20, rng.integers(1, 4)).tolist()),
+            time_dim=2 * int(rng.integers(1, 6)),
+            fourier_features=int(rng.integers(0, 5)) if seed % 2 else 0,
+        )
         denoiser = load_backend("numpy", dtype="float64").make_denoiser(config, mlp.init(config, rng))
         x, t = rng.standard_normal((N, D)), rng.integers(1, 1001, N)
         y, trace = denoiser.divergence(x, t)
         np.testing.assert_array_equal(y, denoiser.predict(x, t))
-        diagonal = [mlp.forward(denoiser.params, x + 1j * h * e_d, t, config)[0][:, d].imag / h for d, e_d in enumerate(np.eye(D))]       # (D, N)
+        # (D, N)
+        diagonal = [
+            mlp.forward(denoiser.params, x + 1j * h * e_d, t, config)[0][:, d].imag / h
+            for d, e_d in enumerate(np.eye(D))
+        ]
         assert trace.shape == (N,) and trace.dtype == np.float64
-        assert element_error(trace, sum(diagonal)) <= 1e-12 and tensor_error(trace, sum(diagonal)) <= 1e-12, seed
+        assert element_error(trace, sum(diagonal)) <= 1e-12 and tensor_error(trace, sum(diagonal)) <= 1e-12, (
+            seed
+        )
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
@@ -77,7 +105,9 @@ def test_divergence_keeps_float32_and_takes_vectors_alone(name):
     np.testing.assert_array_equal(one, many)
     config = convnet.Config(size=4, features=2)
     of_images = backend.make_denoiser(config, convnet.init(config, generator(0, "init")))
-    with pytest.raises(ValueError, match=r"x has shape \(3, 1, 4, 4\); the trace of a Jacobian is for vectors"):
+    with pytest.raises(
+        ValueError, match=r"x has shape \(3, 1, 4, 4\); the trace of a Jacobian is for vectors"
+    ):
         of_images.divergence(backend.asarray(np.zeros((3, 1, 4, 4))), 1)
     with pytest.raises(ValueError, match=r"x has shape \(3, 4\); this network takes \(N, 2\)"):
         denoiser.divergence(backend.asarray(np.zeros((3, 4))), 1)
@@ -93,8 +123,14 @@ def test_mismatched_shapes_are_refused(tiny, x, t, target, message):
         denoiser.loss_and_grads(Batch(1, backend.asarray(x), t, backend.asarray(target)))
 
 
-@pytest.mark.parametrize("arguments, message", [(("jax",), "backend is 'jax'; it must be one of .*numpy"), (("numpy", "cuda"), "device is 'cuda'"),
-                                                (("numpy", "cpu", "float16"), "dtype is 'float16'")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("jax",), "backend is 'jax'; it must be one of .*numpy"),
+        (("numpy", "cuda"), "device is 'cuda'"),
+        (("numpy", "cpu", "float16"), "dtype is 'float16'"),
+    ],
+)
 def test_refuses_what_is_not_there(arguments, message):
     with pytest.raises(ValueError, match=message):
         load_backend(*arguments)
@@ -131,9 +167,12 @@ def toy(monkeypatch):
 def test_a_third_backend_trains_and_samples(toy):
     """The same training and sampler run on it.
 
-    The best linear denoiser has a loss well below 1, that of answering nothing, and its samples have the data's mean.
+    The best linear denoiser has a loss well below 1, that of answering nothing, and its samples have the
+    data's mean.
     """
-    recipe = replace(MOONS, schedule="rescaled_linear", steps=300, batch_size=64, lr=0.02, lr_schedule="constant")
+    recipe = replace(
+        MOONS, schedule="rescaled_linear", steps=300, batch_size=64, lr=0.02, lr_schedule="constant"
+    )
     backend = load_backend("toy")
     denoiser = backend.make_denoiser(recipe.model, {})
     losses = [loss for _, loss in train(denoiser, backend, recipe, 0)]
@@ -205,13 +244,24 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny):
 
 
 def test_a_backend_whose_package_is_missing(toy):
-    with pytest.raises(ValueError, match=r'backend slate needs the package slate, which is not installed: pip install "npdiff\[slate\]"'):
+    with pytest.raises(
+        ValueError,
+        match=r'backend slate needs the package slate, which is not installed: pip install "npdiff\[slate\]"',
+    ):
         load_backend("slate")
 
 
-@pytest.mark.parametrize("spoil, message", [(lambda params: params.pop("linear2.b"), "the parameters lack linear2.b"),
-                                            (lambda params: params.update(extra=np.zeros(1)), "the parameters hold extra"),
-                                            (lambda params: params.update({"linear1.b": np.zeros(3)}), r"hold linear1.b of shape \(3,\); this network needs")])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda params: params.pop("linear2.b"), "the parameters lack linear2.b"),
+        (lambda params: params.update(extra=np.zeros(1)), "the parameters hold extra"),
+        (
+            lambda params: params.update({"linear1.b": np.zeros(3)}),
+            r"hold linear1.b of shape \(3,\); this network needs",
+        ),
+    ],
+)
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_wrong_parameters_are_refused(tiny, name, spoil, message):
     _, _, recipe = tiny

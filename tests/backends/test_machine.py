@@ -80,7 +80,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_predicts_after_the_parent_did():
-    """The parent has made its pool and holds the BLAS lock; the child must not wait for threads that it does not have."""
+    """The parent has made its pool and holds the BLAS lock; the child must not wait for threads that it does
+    not have.
+    """
     done = subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK], timeout=60)
     assert done.returncode == 0
 
@@ -94,7 +96,9 @@ def test_no_pool_before_the_first_image():
 def test_a_denoiser_uses_the_threads_it_was_given(monkeypatch):
     asked = []
     pool = machine.thread_pool
-    monkeypatch.setattr("npdiff.backends.numpy.thread_pool", lambda threads: asked.append(threads) or pool(threads))
+    monkeypatch.setattr(
+        "npdiff.backends.numpy.thread_pool", lambda threads: asked.append(threads) or pool(threads)
+    )
     backend = NumpyBackend(threads=3)
     new_denoiser(backend, SHAPES, 0).predict(np.zeros((9, 1, 28, 28), np.float32), 1)
     assert asked == [3] and "3 thread(s)" in backend.about()

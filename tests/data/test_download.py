@@ -1,4 +1,6 @@
-"""The download of Fashion-MNIST, from a server on this machine that answers well or badly: all of a file is kept, or nothing."""
+"""The download of Fashion-MNIST, from a server on this machine that answers well or badly: all of a file is
+kept, or nothing.
+"""
 
 import gzip
 import http.server
@@ -9,7 +11,15 @@ import threading
 import tracemalloc
 
 import pytest
-from test_fashion_mnist import IMAGES, LABELS, idx, nothing_set, official, tiny, write  # noqa: F401 (two are fixtures)
+from test_fashion_mnist import (  # noqa: F401, two are fixtures
+    IMAGES,
+    LABELS,
+    idx,
+    nothing_set,
+    official,
+    tiny,
+    write,
+)
 
 from npdiff.data import fashion_mnist
 
@@ -36,7 +46,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(official, monkeypatch):
-    """A web server with the official files: answers by path (status, headers, body), the paths asked for, the bytes sent."""
+    """A web server with the official files: answers by path (status, headers, body), the paths asked for, the
+    bytes sent.
+    """
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         server.answers, server.asked, server.sent, server.hung_up = {}, [], 0, False
         for name, content in official.items():
@@ -88,12 +100,30 @@ def test_download_of_unknown_length_and_unpacked(server, official):
 GOOD = gzip.compress(idx(tiny(50)[0]))      # what the stand-in for the images holds
 TOO_LARGE = "the download is larger than 40,279 bytes"
 BAD_DOWNLOADS = {
-    "wrong content": (200, {}, gzip.compress(idx(tiny(50, 9)[0])), ValueError, "the content is not Fashion-MNIST's"),
-    "a web page": (200, {}, b"<html>Please log in to this network</html>", ValueError, "the magic number is 0x3c68746d"),
+    "wrong content": (
+        200,
+        {},
+        gzip.compress(idx(tiny(50, 9)[0])),
+        ValueError,
+        "the content is not Fashion-MNIST's",
+    ),
+    "a web page": (
+        200,
+        {},
+        b"<html>Please log in to this network</html>",
+        ValueError,
+        "the magic number is 0x3c68746d",
+    ),
     "empty": (200, {"Content-Length": "0"}, b"", ValueError, "it ends within its header"),
     "cut": (200, {"Content-Length": str(len(GOOD))}, GOOD[:-50], OSError, "the download failed"),
     "cut, without a length": (200, {}, GOOD[:-50], ValueError, "the gzip data is cut short"),
-    "chunks cut": (200, {"Transfer-Encoding": "chunked"}, b"ff\r\n" + GOOD[:100], OSError, "the download failed"),
+    "chunks cut": (
+        200,
+        {"Transfer-Encoding": "chunked"},
+        b"ff\r\n" + GOOD[:100],
+        OSError,
+        "the download failed",
+    ),
     "trailing": (200, {}, GOOD + GOOD, ValueError, TOO_LARGE),
     "trailing little": (200, {}, GOOD + b"\0", ValueError, "something follows the end of the gzip data"),
     "bomb": (200, {}, gzip.compress(bytes(8 << 20)), ValueError, "the magic number is 0x00000000"),
@@ -102,14 +132,22 @@ BAD_DOWNLOADS = {
     "too large, without a length": (200, {}, [bytes(1 << 20)] * 64, ValueError, TOO_LARGE),
     "404": (404, {"Content-Length": "4"}, b"gone", OSError, "the download failed .*404"),
     "500": (500, {}, b"", OSError, "the download failed .*500"),
-    "lost on the way": (302, {"Location": "/set/elsewhere", "Content-Length": "0"}, b"", OSError, "the download failed .*404"),
+    "lost on the way": (
+        302,
+        {"Location": "/set/elsewhere", "Content-Length": "0"},
+        b"",
+        OSError,
+        "the download failed .*404",
+    ),
     "no HTTP": (200, {"Content-Length": "0", "X": "y" * 70000}, b"", OSError, "the download failed"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_DOWNLOADS)
 def test_bad_download(server, case):
-    """One line with the address and what is wrong; the bad file is not kept; the good file before it is; the next try succeeds."""
+    """One line with the address and what is wrong; the bad file is not kept; the good file before it is; the
+    next try succeeds.
+    """
     status, headers, body, error, match = BAD_DOWNLOADS[case]
     address = f"/set/{IMAGES}.gz"
     good, server.answers[address] = server.answers[address], (status, headers, body)
@@ -119,7 +157,11 @@ def test_bad_download(server, case):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     line = str(caught.value)
-    assert line.startswith(f"{fashion_mnist.BASE_URL}{IMAGES}.gz: ") and "nothing of it was kept" in line and "\n" not in line
+    assert (
+        line.startswith(f"{fashion_mnist.BASE_URL}{IMAGES}.gz: ")
+        and "nothing of it was kept" in line
+        and "\n" not in line
+    )
     assert cached_files() == [f"{LABELS}.gz"]
     assert peak < 8 * fashion_mnist.BLOCK
     server.answers[address] = good
@@ -132,16 +174,20 @@ def test_endless_download_is_hung_up_on(server):
         fashion_mnist.load("train")
     assert cached_files() == []
     server.answers[f"/set/{LABELS}.gz"] = 404, {}, b""
-    with pytest.raises(OSError, match="404"):                          # answered only when the endless answer is over
+    # answered only when the endless answer is over
+    with pytest.raises(OSError, match="404"):
         fashion_mnist.load("train")
     assert server.hung_up and server.sent < 50 << 20
 
 
 def test_no_connection(official, monkeypatch):
-    with socket.socket() as taken:                                     # bound and not listening: connections are refused
+    # bound and not listening: connections are refused
+    with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setattr(fashion_mnist, "BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}/")
-        with pytest.raises(OSError, match="the download failed .*refused.*; a directory with the files can be given instead"):
+        with pytest.raises(
+            OSError, match="the download failed .*refused.*; a directory with the files can be given instead"
+        ):
             fashion_mnist.load("train")
     assert cached_files() == []
 
@@ -179,7 +225,9 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("stream, quiet, shown", [(Terminal, False, True), (Terminal, True, False), (io.StringIO, False, False)])
+@pytest.mark.parametrize(
+    "stream, quiet, shown", [(Terminal, False, True), (Terminal, True, False), (io.StringIO, False, False)]
+)
 def test_progress_bar(server, monkeypatch, stream, quiet, shown):
     monkeypatch.setattr(sys, "stderr", stream())
     fashion_mnist.load("train", quiet=quiet)

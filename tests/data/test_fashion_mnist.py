@@ -1,4 +1,6 @@
-"""Fashion-MNIST: the real files, tiny files for everything that can be wrong with one, and the places where they are looked for."""
+"""Fashion-MNIST: the real files, tiny files for everything that can be wrong with one, and the places where
+they are looked for.
+"""
 
 import gzip
 import hashlib
@@ -16,13 +18,19 @@ import pytest
 from npdiff.data import fashion_mnist
 
 REAL = Path(os.environ.get("NPDIFF_DATA") or Path(__file__).parents[3] / "shared" / "data" / "fashion-mnist")
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
+needs_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it"
+)
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 def idx(array):
     """The content of an IDX file."""
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + np.array(array.shape, ">u4").tobytes()
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def tiny(n=5, seed=0):
@@ -40,7 +48,10 @@ def write(directory, images, labels, suffix="", prefix="train"):
 
 
 def check_refused(match, name, **arguments):
-    """load raises a ValueError of one line that begins with the path of the file called `name`. Returns the line."""
+    """load raises a ValueError of one line that begins with the path of the file called `name`.
+
+    Returns the line.
+    """
     with pytest.raises(ValueError, match=match) as caught:
         fashion_mnist.load("train", **arguments)
     line = str(caught.value)
@@ -97,7 +108,9 @@ def test_good(tmp_path, pack, suffix):
         write(tmp_path, pack(idx(images)), pack(idx(labels)), suffix)
         x, y = fashion_mnist.load("train", tmp_path)
         assert x.dtype == np.float32 and x.shape == (1 + seed, 1, 28, 28)
-        np.testing.assert_array_equal(x[:, 0], ((2 * images.astype(np.float64) - 255) / 255).astype(np.float32))
+        np.testing.assert_array_equal(
+            x[:, 0], ((2 * images.astype(np.float64) - 255) / 255).astype(np.float32)
+        )
         np.testing.assert_array_equal(y, labels)
         stored, y = fashion_mnist.load_bytes("train", str(tmp_path))
         assert stored.dtype == np.uint8 and y.dtype == np.int64
@@ -107,7 +120,10 @@ def test_good(tmp_path, pack, suffix):
 def test_splits(tmp_path):
     write(tmp_path, *map(idx, tiny(3)))
     write(tmp_path, *map(idx, tiny(2)), prefix="t10k")
-    assert len(fashion_mnist.load("train", tmp_path)[1]) == 3 and len(fashion_mnist.load("test", tmp_path)[1]) == 2
+    assert (
+        len(fashion_mnist.load("train", tmp_path)[1]) == 3
+        and len(fashion_mnist.load("test", tmp_path)[1]) == 2
+    )
     with pytest.raises(ValueError, match="split is 'valid'; it must be one of train, test"):
         fashion_mnist.load("valid", tmp_path)
 
@@ -116,7 +132,8 @@ def test_scale():
     x = fashion_mnist.to_float(np.arange(256, dtype=np.uint8).reshape(1, 16, 16))
     assert x.shape == (1, 1, 16, 16) and x.dtype == np.float32
     assert x.min() == -1 and x.max() == 1
-    np.testing.assert_array_equal(np.rint((x + 1) * 127.5).ravel(), np.arange(256))     # and every byte comes back
+    # and every byte comes back
+    np.testing.assert_array_equal(np.rint((x + 1) * 127.5).ravel(), np.arange(256))
 
 
 def test_class_names():
@@ -129,24 +146,56 @@ BAD = {
     "empty": (IMAGES, lambda x: b"", "ends within its header, which should have 16 bytes"),
     "header cut": (IMAGES, lambda x: x[:15], "ends within its header, which should have 16 bytes"),
     "label header cut": (LABELS, lambda x: x[:7], "ends within its header, which should have 8 bytes"),
-    "magic": (IMAGES, lambda x: b"\0\0\x08\x02" + x[4:], "magic number is 0x00000802; .* 3 axes begins with 0x00000803"),
-    "label magic": (LABELS, lambda x: b"\0\0\x08\x03" + x[4:], "magic number is 0x00000803; .* 1 axes begins with 0x00000801"),
+    "magic": (
+        IMAGES,
+        lambda x: b"\0\0\x08\x02" + x[4:],
+        "magic number is 0x00000802; .* 3 axes begins with 0x00000803",
+    ),
+    "label magic": (
+        LABELS,
+        lambda x: b"\0\0\x08\x03" + x[4:],
+        "magic number is 0x00000803; .* 1 axes begins with 0x00000801",
+    ),
     "floats": (IMAGES, lambda x: b"\0\0\x0d\x03" + x[4:], "magic number is 0x00000d03"),
     "little endian": (IMAGES, lambda x: b"\x03\x08\0\0" + x[4:], "magic number is 0x03080000"),
-    "a web page": (IMAGES, lambda x: b"<!DOCTYPE html><html>no such page</html>", "magic number is 0x3c21444f"),
+    "a web page": (
+        IMAGES,
+        lambda x: b"<!DOCTYPE html><html>no such page</html>",
+        "magic number is 0x3c21444f",
+    ),
     "no data": (IMAGES, lambda x: x[:16], "ends after 0 of the 3,920 bytes"),
     "cut": (IMAGES, lambda x: x[:-1], "ends after 3,919 of the 3,920 bytes"),
     "labels cut": (LABELS, lambda x: x[:-1], "ends after 4 of the 5 bytes"),
     "longer": (IMAGES, lambda x: x + b"\0", "goes on after the 3,920 bytes"),
     "labels longer": (LABELS, lambda x: x + b"\0", "goes on after the 5 bytes"),
     "no labels": (LABELS, lambda x: x[:4] + bytes(4), "header says 0; 1 to 1,000,000 labels are expected"),
-    "four billion labels": (LABELS, lambda x: x[:4] + b"\xff" * 4 + x[8:], "header says 4294967295; 1 to 1,000,000"),
-    "a million labels": (LABELS, lambda x: x[:4] + (10**6).to_bytes(4) + x[8:], "ends after 5 of the 1,000,000 bytes"),
+    "four billion labels": (
+        LABELS,
+        lambda x: x[:4] + b"\xff" * 4 + x[8:],
+        "header says 4294967295; 1 to 1,000,000",
+    ),
+    "a million labels": (
+        LABELS,
+        lambda x: x[:4] + (10**6).to_bytes(4) + x[8:],
+        "ends after 5 of the 1,000,000 bytes",
+    ),
     "no images": (IMAGES, lambda x: x[:4] + bytes(4) + x[8:], "header says 0 x 28 x 28; 5 images of 28 x 28"),
-    "more images": (IMAGES, lambda x: idx(tiny(6)[0]), "header says 6 x 28 x 28; 5 images of 28 x 28 are expected, one for each label"),
+    "more images": (
+        IMAGES,
+        lambda x: idx(tiny(6)[0]),
+        "header says 6 x 28 x 28; 5 images of 28 x 28 are expected, one for each label",
+    ),
     "fewer images": (IMAGES, lambda x: idx(tiny(4)[0]), "header says 4 x 28 x 28; 5 images"),
-    "four billion images": (IMAGES, lambda x: x[:4] + b"\xff" * 12 + x[16:], "header says 4294967295 x 4294967295 x 4294967295; 5 images"),
-    "image size": (IMAGES, lambda x: idx(np.zeros((5, 32, 32))), "header says 5 x 32 x 32; 5 images of 28 x 28"),
+    "four billion images": (
+        IMAGES,
+        lambda x: x[:4] + b"\xff" * 12 + x[16:],
+        "header says 4294967295 x 4294967295 x 4294967295; 5 images",
+    ),
+    "image size": (
+        IMAGES,
+        lambda x: idx(np.zeros((5, 32, 32))),
+        "header says 5 x 32 x 32; 5 images of 28 x 28",
+    ),
     "a label of 10": (LABELS, lambda x: x[:-1] + b"\x0a", "label 4 is 10; labels lie in 0..9"),
     "two bad labels": (LABELS, lambda x: x[:-3] + b"\xff\0\x0a", "label 2 is 255; labels lie in 0..9"),
 }
@@ -163,22 +212,55 @@ def test_bad(tmp_path, case, pack):
 
 
 def a_block_long(content):
-    """A gzip of exactly BLOCK bytes: the name in its header makes up the length, and the reader's first block ends with it."""
+    """A gzip of exactly BLOCK bytes: the name in its header makes up the length, and the reader's first block
+    ends with it.
+    """
     packed = gzip.compress(content)
-    return packed[:3] + b"\x08" + packed[4:10] + b"n" * (fashion_mnist.BLOCK - len(packed) - 1) + b"\0" + packed[10:]
+    return (
+        packed[:3]
+        + b"\x08"
+        + packed[4:10]
+        + b"n" * (fashion_mnist.BLOCK - len(packed) - 1)
+        + b"\0"
+        + packed[10:]
+    )
 
 
 BAD_GZIP = {
-    "concatenated": (lambda x: gzip.compress(x) + gzip.compress(b""), "something follows the end of the gzip data"),
-    "split in two": (lambda x: gzip.compress(x[:1000]) + gzip.compress(x[1000:]), "something follows the end of the gzip data"),
+    "concatenated": (
+        lambda x: gzip.compress(x) + gzip.compress(b""),
+        "something follows the end of the gzip data",
+    ),
+    "split in two": (
+        lambda x: gzip.compress(x[:1000]) + gzip.compress(x[1000:]),
+        "something follows the end of the gzip data",
+    ),
     "padded": (lambda x: gzip.compress(x) + b"\0", "something follows the end of the gzip data"),
-    "padded by more than a block": (lambda x: gzip.compress(x) + bytes(3 << 20), "something follows the end of the gzip data"),
+    "padded by more than a block": (
+        lambda x: gzip.compress(x) + bytes(3 << 20),
+        "something follows the end of the gzip data",
+    ),
     "padded after a block": (lambda x: a_block_long(x) + b"\0", "something follows the end of the gzip data"),
-    "checksum": (lambda x: gzip.compress(x)[:-8] + bytes(4) + gzip.compress(x)[-4:], "the gzip data is damaged .*incorrect data check"),
-    "length": (lambda x: gzip.compress(x)[:-1] + b"\x01", "the gzip data is damaged .*incorrect length check"),
-    "method": (lambda x: b"\x1f\x8b\x07" + gzip.compress(x)[3:], "the gzip data is damaged .*unknown compression method"),
-    "endless name": (lambda x: b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (8 << 20), "the gzip data is cut short"),
-    "empty blocks": (lambda x: gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 500_000, "the gzip data is cut short"),
+    "checksum": (
+        lambda x: gzip.compress(x)[:-8] + bytes(4) + gzip.compress(x)[-4:],
+        "the gzip data is damaged .*incorrect data check",
+    ),
+    "length": (
+        lambda x: gzip.compress(x)[:-1] + b"\x01",
+        "the gzip data is damaged .*incorrect length check",
+    ),
+    "method": (
+        lambda x: b"\x1f\x8b\x07" + gzip.compress(x)[3:],
+        "the gzip data is damaged .*unknown compression method",
+    ),
+    "endless name": (
+        lambda x: b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (8 << 20),
+        "the gzip data is cut short",
+    ),
+    "empty blocks": (
+        lambda x: gzip.compress(b"")[:10] + b"\0\0\0\xff\xff" * 500_000,
+        "the gzip data is cut short",
+    ),
 }
 
 
@@ -208,7 +290,9 @@ def test_every_truncation(tmp_path, name):
 
 
 def test_flipped_bits(tmp_path):
-    """A gzip with one wrong bit is refused, or (in the header's time stamp and the like) gives the same content. Every byte has its turn."""
+    """A gzip with one wrong bit is refused, or (in the header's time stamp and the like) gives the same
+    content. Every byte has its turn.
+    """
     images, labels = tiny(1)
     packed = gzip.compress(idx(images), mtime=0)
     write(tmp_path, packed, idx(labels), ".gz")
@@ -223,10 +307,12 @@ def test_flipped_bits(tmp_path):
             continue
         assert (x == images).all()
         harmless.add(bit // 8)
-    assert harmless <= set(range(3, 11))                               # the gzip header, and five bits that an uncompressed block leaves unused
+    # the gzip header, and five bits that an uncompressed block leaves unused
+    assert harmless <= set(range(3, 11))
 
 
-# Bombs and lies: memory stays bounded, and nothing is decompressed beyond what the header promises and one byte.
+# Bombs and lies: memory stays bounded, and nothing is decompressed beyond what the header promises and one
+# byte.
 
 @pytest.fixture(scope="module")
 def zeros():
@@ -241,10 +327,19 @@ def gzip_without_end(content, behind):
     return deflate.compress(content) + deflate.flush(zlib.Z_FULL_FLUSH) + behind
 
 
-@pytest.mark.parametrize("name, match", [(IMAGES, "goes on after the 3,920 bytes"), (LABELS, "goes on after the 5 bytes")])
+@pytest.mark.parametrize(
+    "name, match", [(IMAGES, "goes on after the 3,920 bytes"), (LABELS, "goes on after the 5 bytes")]
+)
 def test_bomb(tmp_path, monkeypatch, zeros, name, match):
     contents = {file: idx(array) for file, array in zip((IMAGES, LABELS), tiny(), strict=True)}
-    write(tmp_path, *(gzip_without_end(content, zeros) if file == name else content for file, content in contents.items()), ".gz")
+    write(
+        tmp_path,
+        *(
+            gzip_without_end(content, zeros) if file == name else content
+            for file, content in contents.items()
+        ),
+        ".gz",
+    )
     given = {}
 
     class Counting(fashion_mnist.Content):
@@ -263,7 +358,9 @@ def test_bomb(tmp_path, monkeypatch, zeros, name, match):
 
 
 def test_bomb_with_a_header_that_fits(tmp_path, zeros):
-    """A header may promise a bomb's whole content: it is refused by the labels, before any memory is taken for it."""
+    """A header may promise a bomb's whole content: it is refused by the labels, before any memory is taken
+    for it.
+    """
     images, labels = tiny()
     header = b"\0\0\x08\x03" + np.array([300_000, 28, 28], ">u4").tobytes()
     write(tmp_path, gzip_without_end(header, zeros), idx(labels), ".gz")
@@ -278,12 +375,17 @@ def test_bomb_with_a_header_that_fits(tmp_path, zeros):
 
 @pytest.fixture
 def official(monkeypatch, tmp_path):
-    """Stand-ins for the official files: their contents by name (50 and 20 images), with the module's digests replaced by theirs."""
+    """Stand-ins for the official files: their contents by name (50 and 20 images), with the module's digests
+    replaced by theirs.
+    """
     contents, splits = {}, {}
     for seed, (key, split) in enumerate(fashion_mnist.SPLITS.items()):
         images, labels = map(idx, tiny(50 - 30 * seed, seed))
         contents |= {split.images: images, split.labels: labels}
-        digests = {"images_sha256": hashlib.sha256(images).hexdigest(), "labels_sha256": hashlib.sha256(labels).hexdigest()}
+        digests = {
+            "images_sha256": hashlib.sha256(images).hexdigest(),
+            "labels_sha256": hashlib.sha256(labels).hexdigest(),
+        }
         splits[key] = split._replace(count=50 - 30 * seed, **digests)
     monkeypatch.setattr(fashion_mnist, "SPLITS", splits)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -306,7 +408,9 @@ def test_order(cache, tmp_path, monkeypatch):
         write(tmp_path / name, *map(idx, tiny(n)))
     assert len(fashion_mnist.load("train")[1]) == 50
     monkeypatch.setenv("NPDIFF_DATA", str(tmp_path / "environment"))
-    check_refused("header says 2; 50 labels are expected; NPDIFF_DATA must lead to Fashion-MNIST itself", LABELS)
+    check_refused(
+        "header says 2; 50 labels are expected; NPDIFF_DATA must lead to Fashion-MNIST itself", LABELS
+    )
     assert len(fashion_mnist.load("train", tmp_path / "given")[1]) == 1
     assert len(fashion_mnist.load("train", tmp_path / "environment")[1]) == 2
     check_refused("header says 1; 50 labels are expected$", LABELS, directory=tmp_path / "given", verify=True)
@@ -328,12 +432,19 @@ def test_cache_place(monkeypatch, tmp_path):
 
 
 def test_missing(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no such directory; it should hold train-labels-idx1-ubyte.gz"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="nowhere: there is no such directory; it should hold train-labels-idx1-ubyte.gz",
+    ):
         fashion_mnist.load("train", tmp_path / "nowhere")
     write(tmp_path, None, idx(tiny()[1]))
-    with pytest.raises(FileNotFoundError, match="it should hold train-images-idx3-ubyte.gz or train-images-idx3-ubyte, and holds neither"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="it should hold train-images-idx3-ubyte.gz or train-images-idx3-ubyte, and holds neither",
+    ):
         fashion_mnist.load("train", tmp_path)
-    os.mkfifo(tmp_path / IMAGES)                                       # no ordinary file: opening it would wait for ever
+    # no ordinary file: opening it would wait for ever
+    os.mkfifo(tmp_path / IMAGES)
     with pytest.raises(FileNotFoundError, match="holds neither"):
         fashion_mnist.load("train", tmp_path)
     monkeypatch.setenv("NPDIFF_DATA", str(tmp_path / "nowhere"))       # and no download in its stead
@@ -342,8 +453,16 @@ def test_missing(tmp_path, monkeypatch):
 
 
 ALTERED = {
-    "one pixel": (lambda x: x[:1000] + bytes([x[1000] ^ 1]) + x[1001:], gzip.compress, "the content is not Fashion-MNIST's"),
-    "one pixel, plain": (lambda x: x[:1000] + bytes([x[1000] ^ 1]) + x[1001:], bytes, "the content is not Fashion-MNIST's"),
+    "one pixel": (
+        lambda x: x[:1000] + bytes([x[1000] ^ 1]) + x[1001:],
+        gzip.compress,
+        "the content is not Fashion-MNIST's",
+    ),
+    "one pixel, plain": (
+        lambda x: x[:1000] + bytes([x[1000] ^ 1]) + x[1001:],
+        bytes,
+        "the content is not Fashion-MNIST's",
+    ),
     "cut": (lambda x: x, lambda x: gzip.compress(x)[:-100], "the gzip data is cut short"),
     "another set": (lambda x: idx(tiny(50, 9)[0]), gzip.compress, "the content is not Fashion-MNIST's"),
     "another size": (lambda x: idx(tiny(49)[0]), gzip.compress, "header says 49 x 28 x 28"),
@@ -370,5 +489,8 @@ def test_altered_labels(cache, official):
 
 def test_imports_only_what_it_needs():
     """Reading files needs neither a progress bar nor a network."""
-    code = "import sys, npdiff.data.fashion_mnist; sys.exit(bool({'tqdm', 'urllib.request', 'matplotlib'} & set(sys.modules)))"
+    code = (
+        "import sys, npdiff.data.fashion_mnist; "
+        "sys.exit(bool({'tqdm', 'urllib.request', 'matplotlib'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

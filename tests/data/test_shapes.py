@@ -15,8 +15,10 @@ AREA = {        # of each shape, for radius 1
     "triangle": 3 * math.sqrt(3) / 4,
     "cross": 2 * 1.9 * 0.6 - 0.6**2,
     "ring": math.pi * (0.92**2 - 0.52**2),
-    "star": 10 * math.cos(math.radians(72)) * math.sin(math.radians(36)) / math.cos(math.radians(36)) / 2,      # ten triangles: centre, tip, notch
-    "heart": 0.5**2 * (4 + math.pi),                                   # a square of side 1, two half discs of radius 1/2
+    # ten triangles: centre, tip, notch
+    "star": 10 * math.cos(math.radians(72)) * math.sin(math.radians(36)) / math.cos(math.radians(36)) / 2,
+    # a square of side 1, two half discs of radius 1/2
+    "heart": 0.5**2 * (4 + math.pi),
 }
 
 
@@ -26,7 +28,8 @@ def test_images_and_labels():
     assert labels.shape == (4000,) and labels.dtype == np.int64
     assert images.min() == -1 and 0.99 < images.max() <= 1
     assert len(shapes.CLASS_NAMES) == 8 and set(labels.tolist()) == set(range(8))
-    assert abs(np.bincount(labels) - 500).max() < 5 * math.sqrt(500)   # uniform: within five standard deviations
+    # uniform: within five standard deviations
+    assert abs(np.bincount(labels) - 500).max() < 5 * math.sqrt(500)
 
 
 def test_same_rng_same_images():
@@ -40,13 +43,17 @@ def test_colour_is_the_grey_image_times_one_saturated_colour():
     images, labels = shapes.make_colour_shapes(600, np.random.default_rng(2))
     assert images.shape == (600, 3, 28, 28) and images.dtype == np.float32 and (labels == grey_labels).all()
     assert images.min() == -1 and images.max() <= 1
-    np.testing.assert_allclose(images.max(1, keepdims=True), grey, atol=1e-6)           # the strongest channel is the grey image
-    assert (images.min(1) < -1 + 1e-6).all()                                            # the weakest is black: a colour without white in it
+    # the strongest channel is the grey image
+    np.testing.assert_allclose(images.max(1, keepdims=True), grey, atol=1e-6)
+    # the weakest is black: a colour without white in it
+    assert (images.min(1) < -1 + 1e-6).all()
     light = (images.astype(np.float64) + 1).reshape(600, 3, -1)
     colours = light.sum(2) / light.sum(2).max(1, keepdims=True)                         # (600, 3)
-    np.testing.assert_allclose(light, colours[:, :, None] * light.max(1, keepdims=True), atol=1e-5)       # one colour per image
+    # one colour per image
+    np.testing.assert_allclose(light, colours[:, :, None] * light.max(1, keepdims=True), atol=1e-5)
     sixths = np.bincount([int(6 * colorsys.rgb_to_hsv(*colour)[0]) % 6 for colour in colours], minlength=6)
-    assert abs(sixths - 100).max() < 5 * math.sqrt(100 * 5 / 6)                         # uniform: within five standard deviations
+    # uniform: within five standard deviations
+    assert abs(sixths - 100).max() < 5 * math.sqrt(100 * 5 / 6)
 
 
 def test_saturated_colours_are_those_of_the_hue():
@@ -100,10 +107,19 @@ def test_signed_distance(shape):
 
 
 def test_upright():
-    """Row 0 is the top: a triangle stands on a side, a heart and a star on their tips, and the crescent opens to the right."""
+    """Row 0 is the top: a triangle stands on a side, a heart and a star on their tips, and the crescent opens
+    to the right.
+    """
     for name, heavy in {"triangle": "bottom", "heart": "top", "crescent": "left"}.items():
-        image = shapes.draw_shape(getattr(shapes, name), *np.array([[12.0], [0.0], [1.0], [0.0], [0.0]]))[0] + 1
-        weight = {"top": image[:14].sum(), "bottom": image[14:].sum(), "left": image[:, :14].sum(), "right": image[:, 14:].sum()}
+        image = (
+            shapes.draw_shape(getattr(shapes, name), *np.array([[12.0], [0.0], [1.0], [0.0], [0.0]]))[0] + 1
+        )
+        weight = {
+            "top": image[:14].sum(),
+            "bottom": image[14:].sum(),
+            "left": image[:, :14].sum(),
+            "right": image[:, 14:].sum(),
+        }
         opposite = {"top": "bottom", "bottom": "top", "left": "right"}[heavy]
         assert weight[heavy] > 1.2 * weight[opposite], name
     star = shapes.draw_shape(shapes.star, *np.array([[12.0], [0.0], [1.0], [0.0], [0.0]]))[0]
@@ -117,7 +133,9 @@ def test_moved_and_turned():
         return shapes.draw_shape(shape, *np.array([[8.0], [tilt], [1.0], [x], [y]]))[0]
 
     centre = drawn(shapes.heart, 0.0, 0.0, 0.0)
-    np.testing.assert_allclose(drawn(shapes.heart, 0.0, 2.0, 3.0), np.roll(centre, (-3, 2), (0, 1)), atol=1e-5)
+    np.testing.assert_allclose(
+        drawn(shapes.heart, 0.0, 2.0, 3.0), np.roll(centre, (-3, 2), (0, 1)), atol=1e-5
+    )
     np.testing.assert_allclose(drawn(shapes.heart, math.pi / 2, 0.0, 0.0), np.rot90(centre), atol=1e-5)
 
 
@@ -133,7 +151,9 @@ def test_one_class_each():
         out = np.empty((len(images), 32, 32), np.float32)
         for image, place in zip(images[:, 0] + 1, out, strict=True):
             image = image / image.max()
-            rows, columns = (int(round(np.average(np.arange(28), weights=image.sum(axis)))) for axis in (1, 0))
+            rows, columns = (
+                int(round(np.average(np.arange(28), weights=image.sum(axis)))) for axis in (1, 0)
+            )
             place[:] = np.roll(np.pad(image, 2), (16 - rows - 2, 16 - columns - 2), (0, 1))
         return out.reshape(len(images), -1)
 

@@ -1,4 +1,5 @@
-"""The judge: its gradients by the complex step, and the weights in the package against the real test images."""
+"""The judge: its gradients by the complex step, and the weights in the package against the real test images.
+"""
 
 import os
 from dataclasses import replace
@@ -13,13 +14,17 @@ from npdiff.nn import cross_entropy_backward, cross_entropy_forward
 from npdiff.verify.gradcheck import central_difference, check_gradients, complex_step
 
 REAL = Path(os.environ.get("NPDIFF_DATA") or Path(__file__).parents[3] / "shared" / "data" / "fashion-mnist")
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
+needs_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it"
+)
 TENSOR, ELEMENT = 1e-13, 1e-10
 SMALL = judge.Config(size=4, features=(2, 3), hidden=3, classes=4)
 
 
 def check_judge(config, rng, derivative=complex_step, backward=judge.backward):
-    """check_gradients of the loss of a whole small network, with respect to its images and every parameter, from images to cross-entropy."""
+    """check_gradients of the loss of a whole small network, with respect to its images and every parameter,
+    from images to cross-entropy.
+    """
     params = judge.init(config, rng)
     x, labels = rng.standard_normal((3, *config.data_shape)), rng.integers(0, config.classes, 3)
 
@@ -38,18 +43,35 @@ def check_judge(config, rng, derivative=complex_step, backward=judge.backward):
     return errors
 
 
-@pytest.mark.parametrize("changes", [dict(), dict(channels=3), dict(size=8), dict(features=(1, 1), hidden=1), dict(features=(4, 2), classes=2)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(),
+        dict(channels=3),
+        dict(size=8),
+        dict(features=(1, 1), hidden=1),
+        dict(features=(4, 2), classes=2),
+    ],
+)
 def test_gradients(changes):
     for seed in range(3):
-        for name, (tensor, element) in check_judge(replace(SMALL, **changes), np.random.default_rng(seed)).items():
+        for name, (tensor, element) in check_judge(
+            replace(SMALL, **changes), np.random.default_rng(seed)
+        ).items():
             assert tensor <= TENSOR and element <= ELEMENT, (changes, seed, name, tensor, element)
 
 
 def test_central_difference_agrees():
-    assert max(tensor for tensor, _ in check_judge(SMALL, np.random.default_rng(0), central_difference).values()) < 1e-7
+    assert (
+        max(tensor for tensor, _ in check_judge(SMALL, np.random.default_rng(0), central_difference).values())
+        < 1e-7
+    )
 
 
-@pytest.mark.parametrize("name", ["x", "conv1.W", "conv1.b", "conv2.W", "conv2.b", "linear1.W", "linear1.b", "linear2.W", "linear2.b"])
+@pytest.mark.parametrize(
+    "name",
+    ["x", "conv1.W", "conv1.b", "conv2.W", "conv2.b", "linear1.W", "linear1.b", "linear2.W", "linear2.b"],
+)
 def test_planted_error(name):
     """A spoilt tensor is far outside what test_gradients allows, and only that tensor is."""
 
@@ -72,7 +94,9 @@ def test_float32_at_full_size():
     loss, loss_cache = cross_entropy_forward(logits, np.array([3, 9]))
     dx, grads = judge.backward(cross_entropy_backward(loss_cache), cache, config)
     assert logits.shape == (2, 10) and dx.shape == x.shape
-    assert {name: array.shape for name, array in grads.items()} == {name: array.shape for name, array in params.items()}
+    assert {name: array.shape for name, array in grads.items()} == {
+        name: array.shape for name, array in params.items()
+    }
     assert {array.dtype for array in [logits, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
 
 
@@ -90,18 +114,27 @@ def test_weights_are_small_and_whole():
     params = judge.load_judge()
     assert params is judge.load_judge()
     fresh = judge.init(judge.Config(), np.random.default_rng(0))
-    assert {name: array.shape for name, array in params.items()} == {name: array.shape for name, array in fresh.items()}
-    assert all(array.dtype == np.float32 and np.isfinite(array).all() and array.std() > 0 for array in params.values())
+    assert {name: array.shape for name, array in params.items()} == {
+        name: array.shape for name, array in fresh.items()
+    }
+    assert all(
+        array.dtype == np.float32 and np.isfinite(array).all() and array.std() > 0
+        for array in params.values()
+    )
 
 
 def test_probabilities():
-    """Rows that sum to 1, the same in one piece and in chunks, for one image and for none, in float32 and float64, however far outside [-1, 1]."""
+    """Rows that sum to 1, the same in one piece and in chunks, for one image and for none, in float32 and
+    float64, however far outside [-1, 1].
+    """
     images = np.random.default_rng(0).uniform(-1, 1, (2 * judge.CHUNK + 1, 1, 28, 28)).astype(np.float32)
     before = images.copy()
     p = judge.classify(images)
     assert p.shape == (len(images), 10) and p.dtype == np.float32 and (p >= 0).all()
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(np.concatenate([judge.classify(images[n:n + 50]) for n in range(0, len(images), 50)]), p, atol=1e-6)
+    np.testing.assert_allclose(
+        np.concatenate([judge.classify(images[n : n + 50]) for n in range(0, len(images), 50)]), p, atol=1e-6
+    )
     np.testing.assert_array_equal(judge.classify(images.astype(np.float64)), p)
     np.testing.assert_array_equal(images, before)
     assert judge.classify(images[:1]).shape == (1, 10) and judge.classify(images[:0]).shape == (0, 10)
@@ -110,16 +143,23 @@ def test_probabilities():
 
 
 def test_saved_weights_are_read_back(tmp_path):
-    params = {name: array.astype(np.float32) for name, array in judge.init(judge.Config(), np.random.default_rng(0)).items()}
+    params = {
+        name: array.astype(np.float32)
+        for name, array in judge.init(judge.Config(), np.random.default_rng(0)).items()
+    }
     params["linear1.W"] = np.asfortranarray(params["linear1.W"])
     judge.save_weights(params, tmp_path / "judge.safetensors")
     for name, array in judge.load_weights(tmp_path / "judge.safetensors").items():
-        assert array.dtype == np.float32 and abs(array - params[name]).max() <= 2**-11 * abs(params[name]).max()
+        assert (
+            array.dtype == np.float32 and abs(array - params[name]).max() <= 2**-11 * abs(params[name]).max()
+        )
 
 
 # Bad input.
 
-@pytest.mark.parametrize("shape", [(2, 28, 28), (2, 3, 28, 28), (2, 1, 32, 32), (28, 28), (2, 784), (2, 28, 28, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 28, 28), (2, 3, 28, 28), (2, 1, 32, 32), (28, 28), (2, 784), (2, 28, 28, 1)]
+)
 def test_wrong_image_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"the images have shape \(.*\); the judge takes \(N, 1, 28, 28\)"):
         judge.classify(np.zeros(shape, np.float32))
@@ -141,9 +181,16 @@ def test_bad_labels_are_refused(labels):
         judge.class_accuracy(np.zeros((0, 1, 28, 28)), np.zeros(0, int))
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(hidden=0), "hidden is 0"), (dict(classes=0), "classes is 0"), (dict(size=30), "size is 30; it must be a multiple of 4"),
-    (dict(features=(8,)), r"features is \(8,\)"), (dict(features=(8, 0)), r"features is \(8, 0\)")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(hidden=0), "hidden is 0"),
+        (dict(classes=0), "classes is 0"),
+        (dict(size=30), "size is 30; it must be a multiple of 4"),
+        (dict(features=(8,)), r"features is \(8,\)"),
+        (dict(features=(8, 0)), r"features is \(8, 0\)"),
+    ],
+)
 def test_bad_config_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         judge.Config(**changes)

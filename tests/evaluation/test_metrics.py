@@ -78,34 +78,60 @@ class OffBy:
     """The best network there is, plus a constant."""
 
     def __init__(self, recipe, constant):
-        self.best, self.constant = oracle_of(recipe.data).predict(recipe.make_schedule(), recipe.prediction_type), constant
+        self.best, self.constant = (
+            oracle_of(recipe.data).predict(recipe.make_schedule(), recipe.prediction_type),
+            constant,
+        )
 
     def predict(self, x, t, labels=None):
         return self.best(x, t) + self.constant
 
 
-@pytest.mark.parametrize("prediction_type, loss_weight", [("epsilon", "simple"), ("v_prediction", "simple"), ("sample", "min_snr"), ("flow_prediction", "vlb")])
+@pytest.mark.parametrize(
+    "prediction_type, loss_weight",
+    [("epsilon", "simple"), ("v_prediction", "simple"), ("sample", "min_snr"), ("flow_prediction", "vlb")],
+)
 def test_a_loss_is_its_floor_and_the_distance_from_the_best(prediction_type, loss_weight):
-    recipe, backend = replace(MOONS, schedule="rescaled_linear", prediction_type=prediction_type, loss_weight=loss_weight), NumpyBackend(dtype="float64")
+    recipe, backend = (
+        replace(MOONS, schedule="rescaled_linear", prediction_type=prediction_type, loss_weight=loss_weight),
+        NumpyBackend(dtype="float64"),
+    )
     schedule = recipe.make_schedule()
     floor = bayes_floor(oracle_of("moons"), schedule, prediction_type, loss_weight)
-    assert recipe_floor(recipe)[1:].mean() == floor and np.isnan(recipe_floor(recipe)[0]) and recipe_floor(SHAPES) is None
+    assert (
+        recipe_floor(recipe)[1:].mean() == floor
+        and np.isnan(recipe_floor(recipe)[0])
+        and recipe_floor(SHAPES) is None
+    )
     weight = loss_weights(schedule, prediction_type, loss_weight)[1:].mean()
     for constant in (0.0, 0.1, np.array([0.1, 0.3])):
         loss, lowest = loss_above_floor(OffBy(recipe, constant), backend, recipe, 0)
-        assert lowest == floor and loss == pytest.approx(floor + weight * np.mean(np.square(constant)), rel=1e-9)
+        assert lowest == floor and loss == pytest.approx(
+            floor + weight * np.mean(np.square(constant)), rel=1e-9
+        )
     edges, losses = loss_by_t(OffBy(recipe, 0.0), backend, recipe, 0, buckets=4)
-    np.testing.assert_allclose(losses, [recipe_floor(recipe)[i + 1:j + 1].mean() for i, j in zip(edges[:-1], edges[1:])], rtol=0.15)
+    np.testing.assert_allclose(
+        losses, [recipe_floor(recipe)[i + 1 : j + 1].mean() for i, j in zip(edges[:-1], edges[1:])], rtol=0.15
+    )
 
 
 def test_addresses_are_independent_and_repeat():
     assert generator(1, "train", 2).random(5).tobytes() == generator(1, "train", 2).random(5).tobytes()
-    draws = {generator(seed, stream, step).random() for seed in (0, 1) for stream in STREAMS for step in (0, 1)}
+    draws = {
+        generator(seed, stream, step).random() for seed in (0, 1) for stream in STREAMS for step in (0, 1)
+    }
     assert len(draws) == 4 * len(STREAMS)
 
 
-@pytest.mark.parametrize("address, message", [((-1, "train"), "seed is -1"), ((2**64, "train"), "seed is"), ((0, "train", -1), "step is -1"),
-                                              ((0, "dreams"), "stream is 'dreams'")])
+@pytest.mark.parametrize(
+    "address, message",
+    [
+        ((-1, "train"), "seed is -1"),
+        ((2**64, "train"), "seed is"),
+        ((0, "train", -1), "step is -1"),
+        ((0, "dreams"), "stream is 'dreams'"),
+    ],
+)
 def test_refuses_addresses(address, message):
     with pytest.raises(ValueError, match=message):
         generator(*address)
@@ -114,8 +140,18 @@ def test_refuses_addresses(address, message):
 def test_diversity_is_the_mean_distance_within_a_class():
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((9, 1, 4, 4)), np.array([0, 0, 0, 2, 2, 2, 2, 5, 5])
-    pairs = {k: [np.linalg.norm(images[i] - images[j]) for i in range(9) for j in range(i) if labels[i] == labels[j] == k] for k in (0, 2, 5)}
-    assert diversity(images, labels) == pytest.approx(np.mean([np.mean(distances) for distances in pairs.values()]), rel=1e-6)
+    pairs = {
+        k: [
+            np.linalg.norm(images[i] - images[j])
+            for i in range(9)
+            for j in range(i)
+            if labels[i] == labels[j] == k
+        ]
+        for k in (0, 2, 5)
+    }
+    assert diversity(images, labels) == pytest.approx(
+        np.mean([np.mean(distances) for distances in pairs.values()]), rel=1e-6
+    )
     assert diversity(np.ones((4, 3)), np.array([0, 0, 1, 1])) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="class 7 has 1 image"):
         diversity(images[:3], np.array([0, 0, 7]))

@@ -29,7 +29,14 @@ def rng():
 def test_it_has_at_most_120_lines_of_code():
     """Lines that hold a token of code; not docstrings, comments and blank lines."""
     source = SCRIPTS["00_moons"].read_text()
-    skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    skip = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in skip:
@@ -59,18 +66,24 @@ def test_the_schedule_and_the_closed_form_are_the_packages(rng):
     np.testing.assert_allclose(moons.alpha_bar, SCHEDULE.alpha_bar, rtol=1e-13)
     x0, noise = rng.standard_normal((2, 50, 2))
     t = rng.integers(1, moons.T, 50, endpoint=True)
-    np.testing.assert_allclose(moons.q_sample(x0, t, noise), diffusion.q_sample(x0, t, noise, SCHEDULE), rtol=1e-12)
+    np.testing.assert_allclose(
+        moons.q_sample(x0, t, noise), diffusion.q_sample(x0, t, noise, SCHEDULE), rtol=1e-12
+    )
 
 
 def test_each_layer_is_the_packages(rng):
     x, W, b, dy = (rng.standard_normal(shape) for shape in ((7, 5), (5, 3), 3, (7, 3)))
     (y, cache), (our_y, our_cache) = moons.linear_forward(x, W, b), nn.linear_forward(x, W, b)
     np.testing.assert_array_equal(y, our_y)
-    for gradient, ours in zip(moons.linear_backward(dy, cache), nn.linear_backward(dy, our_cache), strict=True):
+    for gradient, ours in zip(
+        moons.linear_backward(dy, cache), nn.linear_backward(dy, our_cache), strict=True
+    ):
         np.testing.assert_array_equal(gradient, ours)
     (y, cache), (our_y, our_cache) = moons.silu_forward(x), nn.silu_forward(x)
     np.testing.assert_allclose(y, our_y, rtol=1e-13)
-    np.testing.assert_allclose(moons.silu_backward(x, cache), nn.silu_backward(x, our_cache), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        moons.silu_backward(x, cache), nn.silu_backward(x, our_cache), rtol=1e-12, atol=1e-14
+    )
     (loss, cache), (our_loss, our_cache) = moons.mse_forward(dy, y[:, :3]), nn.mse_forward(dy, y[:, :3])
     assert loss == pytest.approx(our_loss, rel=1e-14)
     np.testing.assert_allclose(moons.mse_backward(cache), nn.mse_backward(our_cache), rtol=1e-14)

@@ -1,4 +1,6 @@
-"""Every hand-derived backward against the complex step, every element, on random shapes; and the checker against planted errors."""
+"""Every hand-derived backward against the complex step, every element, on random shapes; and the checker
+against planted errors.
+"""
 
 import numpy as np
 import pytest
@@ -29,30 +31,53 @@ def linear_case(rng):
 
 
 def silu_case(rng):
-    return nn.silu_forward, nn.silu_backward, {"x": 4 * rng.standard_normal(shape(rng, 5, 6, 3)[:rng.integers(1, 4)])}
+    return (
+        nn.silu_forward,
+        nn.silu_backward,
+        {"x": 4 * rng.standard_normal(shape(rng, 5, 6, 3)[: rng.integers(1, 4)])},
+    )
 
 
 def fourier_case(rng):
     N, D, F = shape(rng, 5, 4, 6)
-    return nn.fourier_forward, nn.fourier_backward, {"x": rng.standard_normal((N, D)), "B": 2 * rng.standard_normal((D, F))}
+    return (
+        nn.fourier_forward,
+        nn.fourier_backward,
+        {"x": rng.standard_normal((N, D)), "B": 2 * rng.standard_normal((D, F))},
+    )
 
 
 def mse_case(rng):
     y = rng.standard_normal(shape(rng, 6, 4))
     target = rng.standard_normal(y.shape)
     weight = None if rng.random() < 0.5 else rng.uniform(0, 3, len(y))
-    return lambda y: nn.mse_forward(y, target, weight), lambda dy, cache: dy * nn.mse_backward(cache), {"y": y}
+    return (
+        lambda y: nn.mse_forward(y, target, weight),
+        lambda dy, cache: dy * nn.mse_backward(cache),
+        {"y": y},
+    )
 
 
 def cross_entropy_case(rng):
     N, K = shape(rng, 6, 7)
-    K += 1                                                             # with one class the loss is 0 whatever the logit is
+    # with one class the loss is 0 whatever the logit is
+    K += 1
     labels = rng.integers(0, K, N)
     inputs = {"logits": rng.standard_normal((N, K))}
-    return lambda logits: nn.cross_entropy_forward(logits, labels), lambda dy, cache: dy * nn.cross_entropy_backward(cache), inputs
+    return (
+        lambda logits: nn.cross_entropy_forward(logits, labels),
+        lambda dy, cache: dy * nn.cross_entropy_backward(cache),
+        inputs,
+    )
 
 
-PAIRS = {"linear": linear_case, "silu": silu_case, "fourier": fourier_case, "mse": mse_case, "cross_entropy": cross_entropy_case}
+PAIRS = {
+    "linear": linear_case,
+    "silu": silu_case,
+    "fourier": fourier_case,
+    "mse": mse_case,
+    "cross_entropy": cross_entropy_case,
+}
 
 
 def named(backward, inputs):
@@ -66,8 +91,13 @@ def named(backward, inputs):
 
 
 def mlp_case(rng):
-    config = mlp.Config(data_dim=int(rng.integers(1, 4)), hidden=shape(rng, *[6] * rng.integers(1, 4)), time_dim=2 * int(rng.integers(1, 4)),
-                        max_period=float(rng.uniform(10, 10000)), fourier_features=int(rng.integers(0, 4)))
+    config = mlp.Config(
+        data_dim=int(rng.integers(1, 4)),
+        hidden=shape(rng, *[6] * rng.integers(1, 4)),
+        time_dim=2 * int(rng.integers(1, 4)),
+        max_period=float(rng.uniform(10, 10000)),
+        fourier_features=int(rng.integers(0, 4)),
+    )
     N = int(rng.integers(1, 5))
     return config, mlp.init(config, rng), rng.standard_normal((N, config.data_dim)), rng.integers(1, 1001, N)
 
@@ -97,7 +127,10 @@ def test_central_difference_agrees():
     """A second opinion that shares nothing with the complex step."""
     rng = np.random.default_rng(0)
     config, params, x, t = mlp_case(rng)
-    assert max(tensor for tensor, _ in check_model(mlp, config, params, x, t, rng, central_difference).values()) < 1e-7
+    assert (
+        max(tensor for tensor, _ in check_model(mlp, config, params, x, t, rng, central_difference).values())
+        < 1e-7
+    )
 
 
 def test_float32_stays_float32():
@@ -110,7 +143,8 @@ def test_float32_stays_float32():
     assert {array.dtype for array in [y, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
 
 
-# Planted errors: each takes the right gradient of one tensor and spoils it in one of the ways in which hand-derived gradients go wrong.
+# Planted errors: each takes the right gradient of one tensor and spoils it in one of the ways in which
+# hand-derived gradients go wrong.
 
 def scaled(gradient):
     return gradient * 1.0005
@@ -142,7 +176,9 @@ SPOILERS = [scaled, smallest_zeroed, smallest_flipped, reversed_axis, shifted]
 @pytest.mark.parametrize("spoil", SPOILERS)
 @pytest.mark.parametrize("name", ["x", "fourier.B", "linear1.W", "linear1.b", "linear2.W", "linear2.b"])
 def test_planted_error_in_a_tensor(name, spoil):
-    """30 spoilt tensors of the whole network; each is far outside what test_mlp allows, and only in that tensor."""
+    """30 spoilt tensors of the whole network; each is far outside what test_mlp allows, and only in that
+    tensor.
+    """
     rng = np.random.default_rng(7)
     config = mlp.Config(data_dim=2, hidden=(5,), time_dim=4, fourier_features=3)
     params = mlp.init(config, rng)
@@ -206,7 +242,8 @@ def cross_entropy_sum(dy, cache):
 
 def cross_entropy_without_label(dy, cache):
     logits, _ = cache
-    return dy * nn.loss.softmax(logits) / len(logits)                  # the 1 of the label's own logit forgotten
+    # the 1 of the label's own logit forgotten
+    return dy * nn.loss.softmax(logits) / len(logits)
 
 
 def cross_entropy_unnormalised(dy, cache):
@@ -215,21 +252,39 @@ def cross_entropy_unnormalised(dy, cache):
     return dy * (np.exp(logits) - chosen) / len(logits)
 
 
-@pytest.mark.parametrize("pair, wrong", [
-    ("linear", linear_transposed), ("linear", linear_mean_bias), ("silu", silu_missing_term), ("silu", silu_wrong_sign),
-    ("fourier", fourier_missing_minus), ("fourier", fourier_swapped), ("mse", mse_missing_two),
-    ("cross_entropy", cross_entropy_sum), ("cross_entropy", cross_entropy_without_label), ("cross_entropy", cross_entropy_unnormalised)])
+@pytest.mark.parametrize(
+    "pair, wrong",
+    [
+        ("linear", linear_transposed),
+        ("linear", linear_mean_bias),
+        ("silu", silu_missing_term),
+        ("silu", silu_wrong_sign),
+        ("fourier", fourier_missing_minus),
+        ("fourier", fourier_swapped),
+        ("mse", mse_missing_two),
+        ("cross_entropy", cross_entropy_sum),
+        ("cross_entropy", cross_entropy_without_label),
+        ("cross_entropy", cross_entropy_unnormalised),
+    ],
+)
 def test_planted_error_in_a_formula(pair, wrong):
     rng = np.random.default_rng(3)
     forward, _, inputs = PAIRS[pair](rng)
-    if pair == "linear":                                               # square, so that the transposed matrix fits
-        inputs = {"x": rng.standard_normal((4, 3)), "W": rng.standard_normal((3, 3)), "b": rng.standard_normal(3)}
+    # square, so that the transposed matrix fits
+    if pair == "linear":
+        inputs = {
+            "x": rng.standard_normal((4, 3)),
+            "W": rng.standard_normal((3, 3)),
+            "b": rng.standard_normal(3),
+        }
     errors = check_gradients(forward, named(wrong, inputs), inputs, rng)
     assert max(tensor for tensor, _ in errors.values()) > 1e-3
 
 
 def test_cross_entropy_of_known_rows():
-    """Equal logits tell nothing: log K. Far-off ones: exp would overflow without the shift, and the loss is their distance."""
+    """Equal logits tell nothing: log K. Far-off ones: exp would overflow without the shift, and the loss is
+    their distance.
+    """
     loss, _ = nn.cross_entropy_forward(np.zeros((3, 5)), np.array([0, 2, 4]))
     assert loss == pytest.approx(np.log(5), rel=1e-14)
     logits = np.array([[1e4, 0, -1e4], [0, 1e4, 0]])
@@ -243,13 +298,27 @@ def test_cross_entropy_values():
     for seed in range(CASES):
         rng = np.random.default_rng(seed)
         _, _, inputs = cross_entropy_case(rng)
-        logits, labels = 10 * inputs["logits"], rng.integers(0, inputs["logits"].shape[1], len(inputs["logits"]))
-        expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)).item()
-        assert nn.cross_entropy_forward(logits, labels)[0] == pytest.approx(expected, rel=1e-12, abs=1e-12), seed
+        logits, labels = (
+            10 * inputs["logits"],
+            rng.integers(0, inputs["logits"].shape[1], len(inputs["logits"])),
+        )
+        expected = torch.nn.functional.cross_entropy(
+            torch.from_numpy(logits), torch.from_numpy(labels)
+        ).item()
+        assert nn.cross_entropy_forward(logits, labels)[0] == pytest.approx(expected, rel=1e-12, abs=1e-12), (
+            seed
+        )
 
 
-@pytest.mark.parametrize("labels, message", [
-    ([0, 3], "a label is 3; it must lie in 0..2"), ([-1, 0], "a label is -1"), ([0], r"shape \(1,\).* for 2 samples"), ([0.0, 1.0], "dtype float64")])
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([0, 3], "a label is 3; it must lie in 0..2"),
+        ([-1, 0], "a label is -1"),
+        ([0], r"shape \(1,\).* for 2 samples"),
+        ([0.0, 1.0], "dtype float64"),
+    ],
+)
 def test_bad_labels_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         nn.cross_entropy_forward(np.zeros((2, 3)), np.array(labels))
@@ -258,7 +327,9 @@ def test_bad_labels_are_refused(labels, message):
 def test_wrong_shape_is_refused():
     inputs = {"x": np.ones((2, 3)), "W": np.ones((3, 4)), "b": np.ones(4)}
     with pytest.raises(ValueError, match="gradient of W has shape"):
-        check_gradients(nn.linear_forward, lambda dy, cache: {"W": np.ones((4, 3))}, inputs, np.random.default_rng(0))
+        check_gradients(
+            nn.linear_forward, lambda dy, cache: {"W": np.ones((4, 3))}, inputs, np.random.default_rng(0)
+        )
 
 
 def test_errors_of_nothing_and_of_nan():

@@ -1,4 +1,6 @@
-"""The image layers by the checks of test_gradients.py: complex step, every element, random shapes, planted errors; values against torch."""
+"""The image layers by the checks of test_gradients.py: complex step, every element, random shapes, planted
+errors; values against torch.
+"""
 
 import numpy as np
 import pytest
@@ -16,21 +18,31 @@ def shape(rng, *largest):
     return tuple(int(rng.integers(1, side, endpoint=True)) for side in largest)
 
 
-# Each case draws the inputs of one pair: (forward, backward, inputs that are differentiated, arguments that are not).
+# Each case draws the inputs of one pair: (forward, backward, inputs that are differentiated, arguments that
+# are not).
 
 def conv2d_case(rng):
     N, H, W, I, O = shape(rng, 3, 6, 6, 3, 3)
     kh, kw = rng.choice([(3, 3), (3, 3), (1, 1), (1, 3), (5, 3)])
-    inputs = {"x": rng.standard_normal((N, H, W, I)), "W": rng.standard_normal((kh, kw, I, O)), "b": rng.standard_normal(O)}
+    inputs = {
+        "x": rng.standard_normal((N, H, W, I)),
+        "W": rng.standard_normal((kh, kw, I, O)),
+        "b": rng.standard_normal(O),
+    }
     return nn.conv2d_forward, nn.conv2d_backward, inputs, {"stride": int(rng.integers(1, 4))}
 
 
 def group_norm_case(rng):
     N, H, W, G, per_group = shape(rng, 3, 4, 4, 3, 3)
-    H += H * W * per_group == 1                                        # one entry becomes 0 whatever it is: its gradient is nothing but rounding
-    scale = 3 if H * W * per_group > 3 else 0.003                      # and two become -1 and 1, up to EPS: give EPS a say
-    inputs = {"x": scale * (rng.standard_normal((N, H, W, G * per_group)) + 1), "gamma": rng.standard_normal(G * per_group),
-              "beta": rng.standard_normal(G * per_group)}
+    # one entry becomes 0 whatever it is: its gradient is nothing but rounding
+    H += H * W * per_group == 1
+    # and two become -1 and 1, up to EPS: give EPS a say
+    scale = 3 if H * W * per_group > 3 else 0.003
+    inputs = {
+        "x": scale * (rng.standard_normal((N, H, W, G * per_group)) + 1),
+        "gamma": rng.standard_normal(G * per_group),
+        "beta": rng.standard_normal(G * per_group),
+    }
     return nn.group_norm_forward, nn.group_norm_backward, inputs, {"groups": G}
 
 
@@ -45,27 +57,56 @@ def upsample_case(rng):
 
 def attention_case(rng):
     N, P, heads, d = shape(rng, 3, 6, 3, 3)
-    P += 1                                                             # with one position the weights are 1 whatever q and k are
-    return nn.attention_forward, nn.attention_backward, {"qkv": 1.5 * rng.standard_normal((N, P, 3 * heads * d))}, {"heads": heads}
+    # with one position the weights are 1 whatever q and k are
+    P += 1
+    return (
+        nn.attention_forward,
+        nn.attention_backward,
+        {"qkv": 1.5 * rng.standard_normal((N, P, 3 * heads * d))},
+        {"heads": heads},
+    )
 
 
 def embedding_lookup_case(rng):
     N, K, D = shape(rng, 6, 5, 4)
-    return nn.embedding_lookup_forward, nn.embedding_lookup_backward, {"table": rng.standard_normal((K, D))}, {"labels": rng.integers(0, K, N)}
+    return (
+        nn.embedding_lookup_forward,
+        nn.embedding_lookup_backward,
+        {"table": rng.standard_normal((K, D))},
+        {"labels": rng.integers(0, K, N)},
+    )
 
 
 def add_channels_case(rng):
     N, H, W, C = shape(rng, 3, 5, 5, 4)
-    return nn.add_channels_forward, nn.add_channels_backward, {"x": rng.standard_normal((N, H, W, C)), "e": rng.standard_normal((N, C))}, {}
+    return (
+        nn.add_channels_forward,
+        nn.add_channels_backward,
+        {"x": rng.standard_normal((N, H, W, C)), "e": rng.standard_normal((N, C))},
+        {},
+    )
 
 
 def concat_case(rng):
     N, H, W, A, B = shape(rng, 3, 5, 5, 4, 4)
-    return nn.concat_forward, nn.concat_backward, {"x": rng.standard_normal((N, H, W, A)), "skip": rng.standard_normal((N, H, W, B))}, {}
+    return (
+        nn.concat_forward,
+        nn.concat_backward,
+        {"x": rng.standard_normal((N, H, W, A)), "skip": rng.standard_normal((N, H, W, B))},
+        {},
+    )
 
 
-PAIRS = {"conv2d": conv2d_case, "group_norm": group_norm_case, "avg_pool": avg_pool_case, "upsample": upsample_case, "attention": attention_case,
-         "embedding_lookup": embedding_lookup_case, "add_channels": add_channels_case, "concat": concat_case}
+PAIRS = {
+    "conv2d": conv2d_case,
+    "group_norm": group_norm_case,
+    "avg_pool": avg_pool_case,
+    "upsample": upsample_case,
+    "attention": attention_case,
+    "embedding_lookup": embedding_lookup_case,
+    "add_channels": add_channels_case,
+    "concat": concat_case,
+}
 
 
 def check_pair(forward, backward, inputs, arguments, rng, derivative=complex_step):
@@ -75,7 +116,9 @@ def check_pair(forward, backward, inputs, arguments, rng, derivative=complex_ste
         gradients = backward(dy, cache)
         return dict(zip(inputs, gradients if isinstance(gradients, tuple) else (gradients,), strict=True))
 
-    return check_gradients(lambda **inputs: forward(**inputs, **arguments), named_backward, inputs, rng, derivative)
+    return check_gradients(
+        lambda **inputs: forward(**inputs, **arguments), named_backward, inputs, rng, derivative
+    )
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -83,7 +126,8 @@ def test_pair(pair, monkeypatch):
     for seed in range(CASES):
         rng = np.random.default_rng(seed)
         forward, backward, inputs, arguments = PAIRS[pair](rng)
-        monkeypatch.setattr(conv, "BLOCK_BYTES", int(rng.choice([1, 500, 2000, 2**20])))       # small images must meet every way of splitting
+        # small images must meet every way of splitting
+        monkeypatch.setattr(conv, "BLOCK_BYTES", int(rng.choice([1, 500, 2000, 2**20])))
         errors = check_pair(forward, backward, inputs, arguments, rng)
         assert set(errors) == set(inputs)
         for name, (tensor, element) in errors.items():
@@ -94,13 +138,23 @@ def test_cases_reach_the_corners():
     """One image, one channel, one group, odd sizes, every stride: the random shapes hold them all."""
     convs = [conv2d_case(np.random.default_rng(seed)) for seed in range(CASES)]
     for stride in (1, 2, 3):
-        shapes = [(inputs["x"].shape, inputs["W"].shape) for _, _, inputs, arguments in convs if arguments["stride"] == stride]
-        assert any(x[0] == 1 for x, _ in shapes) and any(W[2] == 1 for _, W in shapes) and any(W[3] == 1 for _, W in shapes)
+        shapes = [
+            (inputs["x"].shape, inputs["W"].shape)
+            for _, _, inputs, arguments in convs
+            if arguments["stride"] == stride
+        ]
+        assert (
+            any(x[0] == 1 for x, _ in shapes)
+            and any(W[2] == 1 for _, W in shapes)
+            and any(W[3] == 1 for _, W in shapes)
+        )
         assert {(x[1] % 2, x[2] % 2) for x, _ in shapes} == {(0, 0), (0, 1), (1, 0), (1, 1)}
         assert {W[:2] for _, W in shapes} == {(3, 3), (1, 1), (1, 3), (5, 3)}
     norms = [group_norm_case(np.random.default_rng(seed)) for seed in range(CASES)]
     assert {arguments["groups"] for _, _, _, arguments in norms} == {1, 2, 3}
-    assert any(inputs["gamma"].size == 1 for _, _, inputs, _ in norms) and any(len(inputs["x"]) == 1 for _, _, inputs, _ in norms)
+    assert any(inputs["gamma"].size == 1 for _, _, inputs, _ in norms) and any(
+        len(inputs["x"]) == 1 for _, _, inputs, _ in norms
+    )
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -122,7 +176,9 @@ def torch_values(pair, inputs, arguments):
     image = first.permute(0, 3, 1, 2) if first.ndim == 4 else None
     if pair == "conv2d":
         W = values["W"].permute(3, 2, 0, 1)
-        y = functional.conv2d(image, W, values["b"], arguments["stride"], padding=(W.shape[2] // 2, W.shape[3] // 2))
+        y = functional.conv2d(
+            image, W, values["b"], arguments["stride"], padding=(W.shape[2] // 2, W.shape[3] // 2)
+        )
     elif pair == "group_norm":
         y = functional.group_norm(image, arguments["groups"], values["gamma"], values["beta"])
     elif pair == "avg_pool":
@@ -214,7 +270,11 @@ def group_norm_without(term):
         mean = lambda sums: nn.norm.group_mean(sums, xhat.shape[1], groups)
         average = mean((flat * gamma).sum(1)) * (term != "average")
         overlap = mean((flat * gamma * xhat).sum(1)) * (term != "overlap")
-        return (rstd * (flat * (1 if term == "gamma" else gamma) - average - xhat * overlap)).reshape(dy.shape), dgamma, dbeta
+        return (
+            (rstd * (flat * (1 if term == "gamma" else gamma) - average - xhat * overlap)).reshape(dy.shape),
+            dgamma,
+            dbeta,
+        )
 
     return backward
 
@@ -267,11 +327,23 @@ def concat_exchanged(dy, cache):
     return dy[..., -cache:], dy[..., :-cache]
 
 
-PLANTED = [("conv2d", conv2d_not_turned), ("conv2d", conv2d_weights_turned), ("conv2d", conv2d_one_image_bias),
-           ("group_norm", group_norm_without("average")), ("group_norm", group_norm_without("overlap")), ("group_norm", group_norm_without("gamma")),
-           ("group_norm", group_norm_swapped), ("avg_pool", avg_pool_undivided), ("upsample", upsample_mean),
-           ("attention", attention_without_row_sum), ("attention", attention_swapped), ("attention", attention_unscaled),
-           ("embedding_lookup", embedding_lookup_last_wins), ("add_channels", add_channels_mean), ("concat", concat_exchanged)]
+PLANTED = [
+    ("conv2d", conv2d_not_turned),
+    ("conv2d", conv2d_weights_turned),
+    ("conv2d", conv2d_one_image_bias),
+    ("group_norm", group_norm_without("average")),
+    ("group_norm", group_norm_without("overlap")),
+    ("group_norm", group_norm_without("gamma")),
+    ("group_norm", group_norm_swapped),
+    ("avg_pool", avg_pool_undivided),
+    ("upsample", upsample_mean),
+    ("attention", attention_without_row_sum),
+    ("attention", attention_swapped),
+    ("attention", attention_unscaled),
+    ("embedding_lookup", embedding_lookup_last_wins),
+    ("add_channels", add_channels_mean),
+    ("concat", concat_exchanged),
+]
 
 
 @pytest.mark.parametrize("pair, wrong", PLANTED)
@@ -289,5 +361,7 @@ def test_planted_error_in_a_formula(pair, wrong):
         "add_channels": ({"x": normal((2, 3, 2, 2)), "e": normal((2, 2))}, {}),
         "concat": ({"x": normal((2, 3, 2, 2)), "skip": normal((2, 3, 2, 2))}, {})}[pair]
     forward, backward, _, _ = PAIRS[pair](rng)
-    assert max(tensor for tensor, _ in check_pair(forward, backward, inputs, arguments, rng).values()) <= TENSOR
+    assert (
+        max(tensor for tensor, _ in check_pair(forward, backward, inputs, arguments, rng).values()) <= TENSOR
+    )
     assert max(tensor for tensor, _ in check_pair(forward, wrong, inputs, arguments, rng).values()) > 1e-3

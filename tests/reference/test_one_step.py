@@ -46,7 +46,8 @@ def test_numpy_matches_every_number(step, model):
     assert loss == pytest.approx(float(step["loss"]), rel=TOLERANCE)
     assert_equal({name: output for name, (output, _) in cache.items()}, of(step, "activation/"))
     assert_equal(grads, of(step, "grads/"))
-    # Adam divides a gradient by its own size. Some biases have the gradient zero but for rounding, so it is given the
+    # Adam divides a gradient by its own size. Some biases have the gradient zero but for rounding, so it is
+    # given the
     # file's gradients.
     grads, updated, m, v = of(step, "grads/"), {}, {}, {}
     for name, p in params.items():

@@ -1,4 +1,6 @@
-"""NumPy's hand-derived gradients against torch's autograd: one step, many steps, both dtypes, and a run that changes backend half way."""
+"""NumPy's hand-derived gradients against torch's autograd: one step, many steps, both dtypes, and a run that
+changes backend half way.
+"""
 
 from dataclasses import replace
 from itertools import product
@@ -21,7 +23,12 @@ from npdiff.training import Batch, batches, new_denoiser, train
 from npdiff.verify.compare import compare_gradients, compare_operations, drift
 from npdiff.verify.gradcheck import element_error, tensor_error
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    ),
+]
 CONFIGS = 200
 
 
@@ -31,11 +38,26 @@ def pair(dtype, device="cpu"):
 
 def random_recipe(rng):
     """Any depth, width, batch, embedding, schedule and prediction type."""
-    model = mlp.Config(hidden=tuple(int(rng.integers(1, 20)) for _ in range(rng.integers(1, 5))), time_dim=2 * int(rng.integers(1, 10)),
-                       max_period=float(rng.uniform(10, 10000)), fourier_features=int(rng.integers(0, 6)), fourier_scale=float(rng.uniform(0.5, 2)))
-    return Recipe(name="random", data="moons", model=model, schedule=str(rng.choice(["linear", "rescaled_linear", "cosine", "sigmoid", "karras"])),
-                  num_train_timesteps=int(rng.integers(2, 1000)), batch_size=int(rng.integers(1, 40)), steps=1, lr=1e-3,
-                  prediction_type=str(rng.choice(list(PREDICTION_TYPES))), loss_weight=str(rng.choice(LOSS_WEIGHTS)), ema_decay=float(rng.choice([0, 0.99])))
+    model = mlp.Config(
+        hidden=tuple(int(rng.integers(1, 20)) for _ in range(rng.integers(1, 5))),
+        time_dim=2 * int(rng.integers(1, 10)),
+        max_period=float(rng.uniform(10, 10000)),
+        fourier_features=int(rng.integers(0, 6)),
+        fourier_scale=float(rng.uniform(0.5, 2)),
+    )
+    return Recipe(
+        name="random",
+        data="moons",
+        model=model,
+        schedule=str(rng.choice(["linear", "rescaled_linear", "cosine", "sigmoid", "karras"])),
+        num_train_timesteps=int(rng.integers(2, 1000)),
+        batch_size=int(rng.integers(1, 40)),
+        steps=1,
+        lr=1e-3,
+        prediction_type=str(rng.choice(list(PREDICTION_TYPES))),
+        loss_weight=str(rng.choice(LOSS_WEIGHTS)),
+        ema_decay=float(rng.choice([0, 0.99])),
+    )
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -49,29 +71,48 @@ def test_forward_and_every_gradient_of_random_networks(device):
         batch = next(batches(recipe, numpy, seed))
         x_t, t = batch.x_t, batch.t
         ours, theirs = new_denoiser(numpy, recipe, seed), new_denoiser(reference, recipe, seed)
-        assert tensor_error(reference.to_numpy(theirs.predict(reference.asarray(x_t), t)), ours.predict(x_t, t)) <= 1e-12
+        assert (
+            tensor_error(reference.to_numpy(theirs.predict(reference.asarray(x_t), t)), ours.predict(x_t, t))
+            <= 1e-12
+        )
         loss, grads = ours.loss_and_grads(batch)
-        their_loss, their_grads = theirs.loss_and_grads(batch._replace(x_t=reference.asarray(batch.x_t), target=reference.asarray(batch.target)))
+        their_loss, their_grads = theirs.loss_and_grads(
+            batch._replace(x_t=reference.asarray(batch.x_t), target=reference.asarray(batch.target))
+        )
         assert abs(loss - their_loss) <= 1e-12 * loss and set(grads) == set(their_grads)
         for name, g in grads.items():
-            assert max(tensor_error(reference.to_numpy(their_grads[name]), g), element_error(reference.to_numpy(their_grads[name]), g)) <= 1e-12, (seed, name)
+            assert (
+                max(
+                    tensor_error(reference.to_numpy(their_grads[name]), g),
+                    element_error(reference.to_numpy(their_grads[name]), g),
+                )
+                <= 1e-12
+            ), (seed, name)
         y, cache = mlp.forward(ours.params, x_t, t, recipe.model)
         dy = np.random.default_rng(seed).standard_normal(y.shape)
         dx, _ = mlp.backward(dy, cache, recipe.model)
         x = reference.asarray(x_t).requires_grad_()
-        their_dx, = torch.autograd.grad(theirs.module(x, theirs.timesteps(t, len(x))), x, reference.asarray(dy))
+        (their_dx,) = torch.autograd.grad(
+            theirs.module(x, theirs.timesteps(t, len(x))), x, reference.asarray(dy)
+        )
         assert element_error(reference.to_numpy(their_dx), dx) <= 1e-12, seed
     assert seen == set(product(PREDICTION_TYPES, LOSS_WEIGHTS))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_divergence_of_random_networks(device):
-    """float64, to 1e-12: the answer and the trace of its Jacobian, by hand and by autograd, for 1 to 5 coordinates."""
+    """float64, to 1e-12: the answer and the trace of its Jacobian, by hand and by autograd, for 1 to 5
+    coordinates.
+    """
     numpy, reference = pair("float64", device)
     for seed in range(60):
         rng = np.random.default_rng(seed)
         config = replace(random_recipe(rng).model, data_dim=1 + seed % 5)
-        params, x, t = mlp.init(config, rng), rng.standard_normal((7, config.data_dim)), rng.integers(1, 1001, 7)
+        params, x, t = (
+            mlp.init(config, rng),
+            rng.standard_normal((7, config.data_dim)),
+            rng.integers(1, 1001, 7),
+        )
         ours = numpy.make_denoiser(config, params).divergence(x, t)
         theirs = reference.make_denoiser(config, params).divergence(reference.asarray(x), t)
         for array, other in zip(ours, theirs, strict=True):
@@ -134,12 +175,30 @@ def test_a_run_changes_backend_half_way(first, second):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_runs_unchanged_on_torch(sampler, device):
-    """With guidance, clipping, few steps and a start at noised data, on a conditional network: the same chain to 1e-9."""
-    recipe = replace(SHAPES, model=replace(unet.SMALL, classes=8, size=28, widths=(4, 8, 8)), num_train_timesteps=20)
+    """With guidance, clipping, few steps and a start at noised data, on a conditional network: the same chain
+    to 1e-9.
+    """
+    recipe = replace(
+        SHAPES, model=replace(unet.SMALL, classes=8, size=28, widths=(4, 8, 8)), num_train_timesteps=20
+    )
     sampling = Sampling(sampler, steps=7, eta=0.5, clip=1.0, guidance=2.5, start="data")
     x0, labels = load_data("shapes")(3, generator(0, "data"))
-    chains = [[backend.to_numpy(x) for _, x in sample(new_denoiser(backend, recipe, 0), backend, recipe, 3, 1, labels=labels, sampling=sampling, x0=x0)]
-              for backend in pair("float64", device)]
+    chains = [
+        [
+            backend.to_numpy(x)
+            for _, x in sample(
+                new_denoiser(backend, recipe, 0),
+                backend,
+                recipe,
+                3,
+                1,
+                labels=labels,
+                sampling=sampling,
+                x0=x0,
+            )
+        ]
+        for backend in pair("float64", device)
+    ]
     assert len(chains[0]) == 8 and chains[0][-1].shape == (3, 1, 28, 28)
     for ours, theirs in zip(*chains, strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-9)
@@ -150,17 +209,27 @@ def test_weights_reach_every_shard():
     recipe = replace(SHAPES, model=replace(unet.SMALL, classes=8, size=28, widths=(4, 8, 8)))
     numpy, reference = pair("float64")
     rng = np.random.default_rng(0)
-    (x, target), weight, t = rng.standard_normal((2, 20, 1, 28, 28)), rng.uniform(0, 3, 20), rng.integers(1, 201, 20)
+    (x, target), weight, t = (
+        rng.standard_normal((2, 20, 1, 28, 28)),
+        rng.uniform(0, 3, 20),
+        rng.integers(1, 201, 20),
+    )
     ours, theirs = (new_denoiser(backend, recipe, 0) for backend in (numpy, reference))
     loss, grads = ours.loss_and_grads(Batch(1, x, t, target, None, weight))
-    assert loss == pytest.approx((weight * ((ours.predict(x, t) - target) ** 2).mean((1, 2, 3))).mean(), rel=1e-12)
-    their_loss, their_grads = theirs.loss_and_grads(Batch(1, reference.asarray(x), t, reference.asarray(target), None, weight))
+    assert loss == pytest.approx(
+        (weight * ((ours.predict(x, t) - target) ** 2).mean((1, 2, 3))).mean(), rel=1e-12
+    )
+    their_loss, their_grads = theirs.loss_and_grads(
+        Batch(1, reference.asarray(x), t, reference.asarray(target), None, weight)
+    )
     assert their_loss == pytest.approx(loss, rel=1e-12)
     for name, g in grads.items():
         assert tensor_error(reference.to_numpy(their_grads[name]), g) <= 1e-12, name
     for denoiser, backend in ((ours, numpy), (theirs, reference)):
         with pytest.raises(ValueError, match=r"t has shape \(20,\); weight has shape \(3,\)"):
-            denoiser.loss_and_grads(Batch(1, backend.asarray(x), t, backend.asarray(target), None, weight[:3]))
+            denoiser.loss_and_grads(
+                Batch(1, backend.asarray(x), t, backend.asarray(target), None, weight[:3])
+            )
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-9), ("float32", 1e-3)])
@@ -171,7 +240,12 @@ def test_the_same_noise_gives_the_same_samples(dtype, tolerance):
     for _ in train(trained, numpy, recipe, 0):
         pass
     weights = sampling_weights(trained.export())
-    results = [backend.to_numpy([*sample(backend.make_denoiser(recipe.model, weights), backend, recipe, 100, seed=3)][-1][1]) for backend in (numpy, reference)]
+    results = [
+        backend.to_numpy(
+            [*sample(backend.make_denoiser(recipe.model, weights), backend, recipe, 100, seed=3)][-1][1]
+        )
+        for backend in (numpy, reference)
+    ]
     assert results[0].dtype == results[1].dtype == dtype and abs(results[0] - results[1]).max() <= tolerance
 
 
@@ -188,7 +262,10 @@ def test_torch_state_refuses_what_does_not_fit(tiny):
     assert all(array.tobytes() == denoiser.export()[name].tobytes() for name, array in before.items())
 
 
-@pytest.mark.parametrize("device, dtype, message", [("abacus", "float32", "device is 'abacus'"), ("cpu", "float16", "dtype is 'float16'")])
+@pytest.mark.parametrize(
+    "device, dtype, message",
+    [("abacus", "float32", "device is 'abacus'"), ("cpu", "float16", "dtype is 'float16'")],
+)
 def test_torch_refuses_what_is_not_there(device, dtype, message):
     with pytest.raises(ValueError, match=message):
         load_backend("torch", device, dtype)
@@ -201,11 +278,16 @@ def test_absent_cuda_is_one_clear_line():
 
 
 def test_everything_stays_on_the_backends_device():
-    """torch's `meta` device computes shapes only, and any operation that mixes it with the CPU fails: so no path hard-codes a device."""
+    """torch's `meta` device computes shapes only, and any operation that mixes it with the CPU fails: so no
+    path hard-codes a device.
+    """
     recipe = replace(MOONS, batch_size=4)
     backend = load_backend("torch", "cpu")
     backend.device = torch.device("meta")
     denoiser = new_denoiser(backend, recipe, 0)
     x = backend.asarray(np.zeros((4, 2)))
     assert {array.device.type for array in (denoiser.predict(x, 3), *denoiser.divergence(x, 3))} == {"meta"}
-    assert all(p.device.type == "meta" for p in [*denoiser.parameters.values(), *denoiser.average.module.parameters()])
+    assert all(
+        p.device.type == "meta"
+        for p in [*denoiser.parameters.values(), *denoiser.average.module.parameters()]
+    )

@@ -1,4 +1,6 @@
-"""The image networks by the checks of test_parity.py: hand-derived gradients against torch's autograd, one step, many steps, layer by layer, state."""
+"""The image networks by the checks of test_parity.py: hand-derived gradients against torch's autograd, one
+step, many steps, layer by layer, state.
+"""
 
 import numpy as np
 import pytest
@@ -14,12 +16,26 @@ from npdiff.training import Batch
 from npdiff.verify.compare import parameter_distance
 from npdiff.verify.gradcheck import element_error, tensor_error
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    ),
+]
 UNETS, LEAN_UNETS, CONVNETS = 120, 60, 60
 
 SMALL_CONVNET = convnet.Config(size=8, features=8, time_dim=8, classes=3)
 SMALL_UNET = unet.Config(size=8, widths=(8, 16), groups=4, heads=2, time_dim=8, embedding_dim=16, classes=3)
-PLAIN_UNET = unet.Config(channels=3, size=8, widths=(8, 16), block_kind="plain", groups=2, attention_levels=0, time_dim=8, embedding_dim=16)
+PLAIN_UNET = unet.Config(
+    channels=3,
+    size=8,
+    widths=(8, 16),
+    block_kind="plain",
+    groups=2,
+    attention_levels=0,
+    time_dim=8,
+    embedding_dim=16,
+)
 
 
 def pair(dtype, device="cpu"):
@@ -36,25 +52,45 @@ def one_thread():
 
 
 def random_unet(rng, lean=False):
-    """Any kind and size. Unless lean, with two channels in each group and four positions at the lowest level: where a group is one channel, the norm
-    takes away whatever constant went before, and where it is two entries, nearly everything. Such gradients are zero, and what is computed is rounding."""
+    """Any kind and size. Unless lean, with two channels in each group and four positions at the lowest level:
+    where a group is one channel, the norm takes away whatever constant went before, and where it is two
+    entries, nearly everything. Such gradients are zero, and what is computed is rounding."""
     levels, groups, heads = (int(rng.integers(1, 4)) for _ in range(3))
     unit = int(np.lcm((1 if lean else 2) * groups, heads))
-    return unet.Config(channels=int(rng.choice([1, 3])), size=2 ** (levels - 1) * int(rng.integers(1 if lean else 2, 5)),
-                       widths=tuple(unit * int(rng.integers(1, 3)) for _ in range(levels)), blocks=int(rng.integers(1, 3)),
-                       block_kind=str(rng.choice(["residual", "plain"])), groups=groups, attention_levels=int(rng.integers(0, levels + 1)), heads=heads,
-                       skips=bool(rng.integers(2)), time_dim=2 * int(rng.integers(1, 6)), embedding_dim=int(rng.integers(1, 9)),
-                       max_period=float(rng.uniform(10, 10000)), classes=int(rng.choice([0, 1, 4])))
+    return unet.Config(
+        channels=int(rng.choice([1, 3])),
+        size=2 ** (levels - 1) * int(rng.integers(1 if lean else 2, 5)),
+        widths=tuple(unit * int(rng.integers(1, 3)) for _ in range(levels)),
+        blocks=int(rng.integers(1, 3)),
+        block_kind=str(rng.choice(["residual", "plain"])),
+        groups=groups,
+        attention_levels=int(rng.integers(0, levels + 1)),
+        heads=heads,
+        skips=bool(rng.integers(2)),
+        time_dim=2 * int(rng.integers(1, 6)),
+        embedding_dim=int(rng.integers(1, 9)),
+        max_period=float(rng.uniform(10, 10000)),
+        classes=int(rng.choice([0, 1, 4])),
+    )
 
 
 def random_convnet(rng):
-    return convnet.Config(channels=int(rng.choice([1, 3])), size=int(rng.integers(1, 9)), features=int(rng.integers(1, 9)),
-                          time_dim=2 * int(rng.integers(1, 6)), max_period=float(rng.uniform(10, 10000)), classes=int(rng.choice([0, 1, 4])))
+    return convnet.Config(
+        channels=int(rng.choice([1, 3])),
+        size=int(rng.integers(1, 9)),
+        features=int(rng.integers(1, 9)),
+        time_dim=2 * int(rng.integers(1, 6)),
+        max_period=float(rng.uniform(10, 10000)),
+        classes=int(rng.choice([0, 1, 4])),
+    )
 
 
 def random_params(config, rng, scale=0.3):
     """All parameters moved off their starting values: zeros hide errors."""
-    return {name: array + scale * rng.standard_normal(array.shape) for name, array in MODELS[model_name(config)].init(config, rng).items()}
+    return {
+        name: array + scale * rng.standard_normal(array.shape)
+        for name, array in MODELS[model_name(config)].init(config, rng).items()
+    }
 
 
 def random_batch(config, rng, N):
@@ -65,7 +101,9 @@ def random_batch(config, rng, N):
 
 
 def loss_and_gradients(denoiser, x, t, target, labels):
-    """What NumPy computes: the output, the loss, and the gradient of every parameter and, under the name x, of the input."""
+    """What NumPy computes: the output, the loss, and the gradient of every parameter and, under the name x,
+    of the input.
+    """
     y, cache = denoiser.model.forward(denoiser.params, x, t, denoiser.config, labels)
     loss, loss_cache = mse_forward(y, target)
     dx, grads = denoiser.model.backward(mse_backward(loss_cache), cache, denoiser.config)
@@ -83,7 +121,9 @@ def their_loss_and_gradients(denoiser, x, t, target, labels):
 
 
 def compared(config, seed, backends, N, scale=0.3):
-    """-> the larger relative error of output and loss, the gradients by NumPy, the gradients by torch; the same random parameters and batch for both."""
+    """-> the larger relative error of output and loss, the gradients by NumPy, the gradients by torch; the
+    same random parameters and batch for both.
+    """
     rng = np.random.default_rng(seed)
     params = random_params(config, rng, scale)
     ours, theirs = (backend.make_denoiser(config, params) for backend in backends)
@@ -96,12 +136,17 @@ def compared(config, seed, backends, N, scale=0.3):
 
 def worst_errors(grads, their_grads):
     """The worst element of each gradient, relative to that gradient's largest entry."""
-    return {name: max(element_error(their_grads[name], g), tensor_error(their_grads[name], g)) for name, g in grads.items()}
+    return {
+        name: max(element_error(their_grads[name], g), tensor_error(their_grads[name], g))
+        for name, g in grads.items()
+    }
 
 
 def worst_on_one_scale(grads, their_grads):
     """The worst element of all gradients, relative to the largest entry of all."""
-    return max(abs(their_grads[name] - g).max() for name, g in grads.items()) / max(abs(g).max() for g in grads.values())
+    return max(abs(their_grads[name] - g).max() for name, g in grads.items()) / max(
+        abs(g).max() for g in grads.values()
+    )
 
 
 def assert_parity(random_config, networks, device):
@@ -117,17 +162,22 @@ def assert_parity(random_config, networks, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_forward_and_every_gradient_of_random_unets(device):
-    """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input, each on its own scale."""
+    """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input, each on its
+    own scale.
+    """
     assert_parity(random_unet, UNETS, device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_unets_with_gradients_that_are_zero(device):
-    """Groups of one channel, images that end as one pixel: the same, but all gradients of a network on one scale."""
+    """Groups of one channel, images that end as one pixel: the same, but all gradients of a network on one
+    scale.
+    """
     backends = pair("float64", device)
     for seed in range(LEAN_UNETS):
         config = random_unet(np.random.default_rng(seed), lean=True)
-        error, grads, their_grads = compared(config, seed, backends, N=2 + seed % 2)         # torch refuses to normalise one entry
+        # torch refuses to normalise one entry
+        error, grads, their_grads = compared(config, seed, backends, N=2 + seed % 2)
         assert max(error, worst_on_one_scale(grads, their_grads)) <= 1e-12, (seed, config)
 
 
@@ -138,18 +188,34 @@ def test_forward_and_every_gradient_of_random_convnets(device):
 
 def test_the_random_unets_hold_every_setting():
     configs = [random_unet(np.random.default_rng(seed)) for seed in range(UNETS)]
-    for field, values in {"channels": {1, 3}, "blocks": {1, 2}, "block_kind": {"residual", "plain"}, "groups": {1, 2, 3}, "heads": {1, 2, 3},
-                          "attention_levels": {0, 1, 2, 3}, "skips": {True, False}, "classes": {0, 1, 4}, "levels": {1, 2, 3}}.items():
+    for field, values in {
+        "channels": {1, 3},
+        "blocks": {1, 2},
+        "block_kind": {"residual", "plain"},
+        "groups": {1, 2, 3},
+        "heads": {1, 2, 3},
+        "attention_levels": {0, 1, 2, 3},
+        "skips": {True, False},
+        "classes": {0, 1, 4},
+        "levels": {1, 2, 3},
+    }.items():
         assert {getattr(config, field) for config in configs} == values
     assert any(config.size % 2 for config in configs) and max(config.size for config in configs) == 16
-    labelled = [config.classes > 0 and random_batch(config, np.random.default_rng(seed), 1)[3] is not None for seed, config in enumerate(configs)]
+    labelled = [
+        config.classes > 0 and random_batch(config, np.random.default_rng(seed), 1)[3] is not None
+        for seed, config in enumerate(configs)
+    ]
     assert 20 < sum(labelled) < sum(config.classes > 0 for config in configs) - 20
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"])
+@pytest.mark.parametrize(
+    "config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"]
+)
 def test_one_step_in_float32(config, device):
-    """Output, loss and every gradient near the untrained network; and from it, after an update by each with its own gradients, every parameter."""
+    """Output, loss and every gradient near the untrained network; and from it, after an update by each with
+    its own gradients, every parameter.
+    """
     backends = pair("float32", device)
     for seed in range(10):
         error, grads, their_grads = compared(config, seed, backends, N=4, scale=0.1)
@@ -172,24 +238,39 @@ def denoisers(config, backends, ema_decay=0.99, seed=0):
 
 
 def train_both(ours, theirs, steps, first_step=1, lr=1e-3):
-    """Train both on the same noised images, step by step: yields the two losses. The images are waves, the label their direction, one in four withheld."""
+    """Train both on the same noised images, step by step: yields the two losses.
+
+    The images are waves, the label their direction, one in four withheld.
+    """
     schedule, config = make_schedule("linear", 1000), ours.config
     for step in range(first_step, first_step + steps):
         rng = np.random.default_rng([1, step])
-        kind, waves = rng.integers(0, 3, 8), np.sin(np.arange(config.size) * rng.uniform(0.5, 2, (8, config.channels, 1)))
-        x0 = waves[:, :, :, None] * (kind != 1)[:, None, None, None] + waves[:, :, None, :] * (kind != 0)[:, None, None, None]
+        kind, waves = (
+            rng.integers(0, 3, 8),
+            np.sin(np.arange(config.size) * rng.uniform(0.5, 2, (8, config.channels, 1))),
+        )
+        x0 = (
+            waves[:, :, :, None] * (kind != 1)[:, None, None, None]
+            + waves[:, :, None, :] * (kind != 0)[:, None, None, None]
+        )
         t, noise = rng.integers(1, 1001, 8), rng.standard_normal(x0.shape)
         x = q_sample(x0, t, noise, schedule)
         labels = np.where(rng.random(8) < 0.25, config.classes, kind) if config.classes else None
-        _, loss, grads = loss_and_gradients(ours, x.astype(ours.theta.dtype), t, noise.astype(ours.theta.dtype), labels)
+        _, loss, grads = loss_and_gradients(
+            ours, x.astype(ours.theta.dtype), t, noise.astype(ours.theta.dtype), labels
+        )
         ours.update(grads, lr)
-        their_loss, their_grads = theirs.loss_and_grads(Batch(1, theirs.backend.asarray(x), t, theirs.backend.asarray(noise), labels))
+        their_loss, their_grads = theirs.loss_and_grads(
+            Batch(1, theirs.backend.asarray(x), t, theirs.backend.asarray(noise), labels)
+        )
         theirs.update(their_grads, lr)
         yield loss, their_loss
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"])
+@pytest.mark.parametrize(
+    "config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"]
+)
 def test_200_steps_in_float64(config, device):
     ours, theirs = denoisers(config, pair("float64", device))
     losses = []
@@ -205,11 +286,14 @@ def test_the_distance_of_parameters_goes_by_their_names():
     ours, theirs = denoisers(PLAIN_UNET, pair("float64"))
     assert list(ours.export()) != list(theirs.export()) and parameter_distance(ours, theirs) == 0
     ours.theta *= 1.5
-    assert parameter_distance(ours, theirs) == pytest.approx(1 / 3, rel=1e-9)            # of the larger, the first
+    # of the larger, the first
+    assert parameter_distance(ours, theirs) == pytest.approx(1 / 3, rel=1e-9)
 
 
 def assert_same_state(ours, theirs, tolerance):
-    """Parameters, average and Adam's moments; a tensor that is rounding alone is held against the largest of its kind."""
+    """Parameters, average and Adam's moments; a tensor that is rounding alone is held against the largest of
+    its kind.
+    """
     ours, theirs = ours.export(), theirs.export()
     assert set(ours) == set(theirs) and ours["step"] == theirs["step"]
     scale = {}
@@ -223,7 +307,9 @@ def assert_same_state(ours, theirs, tolerance):
 
 @pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
 def test_state_travels_both_ways(config):
-    """Ten steps, the state handed to untrained denoisers of the other backend, ten steps more: all as without the journey."""
+    """Ten steps, the state handed to untrained denoisers of the other backend, ten steps more: all as without
+    the journey.
+    """
     backends = pair("float64")
     ours, theirs = denoisers(config, backends)
     for _ in train_both(ours, theirs, 10):
@@ -232,7 +318,9 @@ def test_state_travels_both_ways(config):
     from_ours.load(ours.export())
     from_theirs.load(theirs.export())
     exported = ours.export()
-    assert all((array == exported[name]).all() for name, array in from_ours.export().items()) and set(exported) == set(from_ours.export())
+    assert all((array == exported[name]).all() for name, array in from_ours.export().items()) and set(
+        exported
+    ) == set(from_ours.export())
     for pairs in ((ours, theirs), (from_theirs, from_ours)):
         for _ in train_both(*pairs, 10, first_step=11):
             pass
@@ -253,20 +341,50 @@ def inside(name, layers):
 
 
 OPERATIONS = {
-    "convnet": (SMALL_CONVNET, [
-        *CONDITION, "label", "conv1", "conv1.silu", "add", "conv2", "conv2.silu", "conv3"]),
-    "residual": (SMALL_UNET, [
-        *CONDITION, "label", "condition.silu", "conv_in", *inside("down1.block1", RESIDUAL), "down1.pool",
-        *inside("middle.block1", [*RESIDUAL, "shortcut"]), *inside("middle.attention1", ATTENTION),
-        "up1.upsample", "up1.concat", *inside("up1.block1", [*RESIDUAL, "shortcut"]),
-        "norm_out", "norm_out.silu", "conv_out"]),
-    "plain": (unet.Config(size=8, widths=(4, 6), block_kind="plain", groups=2, attention_levels=0, skips=False), [
-        *CONDITION, "condition.silu", "conv_in", *inside("down1.block1", PLAIN), "down1.pool",
-        *inside("middle.block1", PLAIN), "up1.upsample", *inside("up1.block1", PLAIN), "conv_out"])}
+    "convnet": (
+        SMALL_CONVNET,
+        [*CONDITION, "label", "conv1", "conv1.silu", "add", "conv2", "conv2.silu", "conv3"],
+    ),
+    "residual": (
+        SMALL_UNET,
+        [
+            *CONDITION,
+            "label",
+            "condition.silu",
+            "conv_in",
+            *inside("down1.block1", RESIDUAL),
+            "down1.pool",
+            *inside("middle.block1", [*RESIDUAL, "shortcut"]),
+            *inside("middle.attention1", ATTENTION),
+            "up1.upsample",
+            "up1.concat",
+            *inside("up1.block1", [*RESIDUAL, "shortcut"]),
+            "norm_out",
+            "norm_out.silu",
+            "conv_out",
+        ],
+    ),
+    "plain": (
+        unet.Config(size=8, widths=(4, 6), block_kind="plain", groups=2, attention_levels=0, skips=False),
+        [
+            *CONDITION,
+            "condition.silu",
+            "conv_in",
+            *inside("down1.block1", PLAIN),
+            "down1.pool",
+            *inside("middle.block1", PLAIN),
+            "up1.upsample",
+            *inside("up1.block1", PLAIN),
+            "conv_out",
+        ],
+    ),
+}
 
 
 def operations(config, labels=None):
-    """Both backends' operations on one random batch, and torch's with labels: two dicts of NumPy arrays by name."""
+    """Both backends' operations on one random batch, and torch's with labels: two dicts of NumPy arrays by
+    name.
+    """
     rng = np.random.default_rng(0)
     params = random_params(config, rng)
     x, t, _, _ = random_batch(config, rng, 3)
@@ -326,25 +444,43 @@ def test_everything_stays_on_the_backends_device(config):
     backend.device = torch.device("meta")
     denoiser, = denoisers(config, [backend])
     x = backend.asarray(np.zeros((4, *config.data_shape)))
-    assert denoiser.predict(x, 3).device.type == "meta" and denoiser.predict(x, 3, np.array([0, 1, 2, 3])).device.type == "meta"
-    assert all(p.device.type == "meta" for p in [*denoiser.parameters.values(), *denoiser.average.module.parameters()])
+    assert (
+        denoiser.predict(x, 3).device.type == "meta"
+        and denoiser.predict(x, 3, np.array([0, 1, 2, 3])).device.type == "meta"
+    )
+    assert all(
+        p.device.type == "meta"
+        for p in [*denoiser.parameters.values(), *denoiser.average.module.parameters()]
+    )
 
 
-@pytest.mark.parametrize("labels, message", [
-    (np.array([0, 1, 4]), "a label is 4; it must lie in 0..3"), (np.array([0, -1, 1]), "a label is -1"), (np.array([0.0, 1.0, 2.0]), "dtype float64"),
-    (np.array([0, 1]), "for 3 samples"), (1, r"labels have shape \(\) and dtype int64; for 3 samples")])
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (np.array([0, 1, 4]), "a label is 4; it must lie in 0..3"),
+        (np.array([0, -1, 1]), "a label is -1"),
+        (np.array([0.0, 1.0, 2.0]), "dtype float64"),
+        (np.array([0, 1]), "for 3 samples"),
+        (1, r"labels have shape \(\) and dtype int64; for 3 samples"),
+    ],
+)
 @pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
 def test_torch_refuses_wrong_labels(config, labels, message):
     backend = load_backend("torch")
     denoiser, = denoisers(config, [backend])
     x = backend.asarray(np.zeros((3, *config.data_shape)))
-    for call in (lambda: denoiser.predict(x, 1, labels), lambda: denoiser.loss_and_grads(Batch(1, x, np.ones(3, int), x, labels)),
-                 lambda: denoiser.operations(x, 1, labels)):
+    for call in (
+        lambda: denoiser.predict(x, 1, labels),
+        lambda: denoiser.loss_and_grads(Batch(1, x, np.ones(3, int), x, labels)),
+        lambda: denoiser.operations(x, 1, labels),
+    ):
         with pytest.raises(ValueError, match=message):
             call()
 
 
-@pytest.mark.parametrize("config", [convnet.Config(features=2), PLAIN_UNET, mlp.SMALL], ids=["convnet", "unet", "mlp"])
+@pytest.mark.parametrize(
+    "config", [convnet.Config(features=2), PLAIN_UNET, mlp.SMALL], ids=["convnet", "unet", "mlp"]
+)
 def test_torch_refuses_labels_of_a_network_without_classes(config):
     backend = load_backend("torch")
     denoiser, = denoisers(config, [backend])
