@@ -57,7 +57,7 @@ def clouds(samples, seed):
         return np.choose(labels[:, None], [answer(x, t) for answer in answers])                # (N, 2)
 
     figure, numbers = Figure(figsize=(11, 3.9), layout="constrained"), {}
-    print("  w   in their class's region   distance of two of one class")
+    print("  w   in their class's region   mean distance within a class")
     for panel, w in zip(figure.subplots(1, len(WEIGHTS)), WEIGHTS):
         denoise = to_x0_eps(guided(predict, labels, w), schedule)
         *_, (_, x) = ddim(denoise, x_T, schedule, None, time_pairs(schedule.T))
@@ -98,7 +98,7 @@ def images(run, seed, rows=2):
         Figure(figsize=(0.75 * len(names), 0.85 * rows * len(WEIGHTS)), layout="constrained"),
         {},
     )
-    print("  w   distance of two of one class")
+    print("  w   mean distance within a class")
     for panel, w in zip(figure.subplots(len(WEIGHTS), 1), WEIGHTS):
         *_, (_, x) = sample(
             denoiser,

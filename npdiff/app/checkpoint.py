@@ -1,7 +1,7 @@
 """Run directories: what a training run keeps on disk, each file written whole or not at all.
 
     config.json      the recipe, the seed and what computed it
-    metrics.csv      a row per recipe.log_every steps: the last step, the mean loss of the row's steps, seconds since the start
+    metrics.csv      a row for recipe.log_every steps: the last step, their mean loss, seconds since the start
     checkpoints/     step-NNNNNNNN.safetensors, the denoiser's whole state; the newest stays
 """
 

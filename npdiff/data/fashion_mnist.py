@@ -13,6 +13,7 @@ import hashlib
 import os
 import zlib
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -290,7 +291,7 @@ def download_missing(split, directory, quiet=False):
         (split.images, 16, read_images, split.count * SIDE * SIDE),
     ):
         if not any((directory / file).exists() for file in (name, f"{name}.gz")):
-            download(f"{name}.gz", directory, header + size, lambda path: read(path, split), quiet)
+            download(f"{name}.gz", directory, header + size, partial(read, split=split), quiet)
 
 
 def download(name, directory, content_size, check, quiet=False):

@@ -36,7 +36,7 @@ CDF_TAIL = -25.0
 def variational_bound(predict, x0, schedule, noise, decoder, variance="posterior", prediction_type="epsilon"):
     """The variational bound on -log p(x_0) of the ancestral sampler's chain, term by term.
 
-        L_0      -log p(x_0 | x_1), by the decoder: gaussian_decoder (points), discretised_decoder (8-bit images)
+        L_0      -log p(x_0 | x_1), by gaussian_decoder for points, discretised_decoder for images
         L_{t-1}  KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  t = 2..T
         L_T      KL(q(x_T | x_0) || N(0, I))
 

@@ -55,7 +55,8 @@ def report(recipe, records):
     """The lines to print: one for each check, and below it, where something is wrong, what that is and what
     to change.
     """
-    yield f"{recipe.name}: schedule {recipe.schedule}, T = {recipe.num_train_timesteps}, prediction_type {recipe.prediction_type}"
+    name, T = recipe.name, recipe.num_train_timesteps
+    yield f"{name}: schedule {recipe.schedule}, T = {T}, prediction_type {recipe.prediction_type}"
     for what, number, finding, advice in records:
         yield f"  {what:18}{number}"
         if finding:

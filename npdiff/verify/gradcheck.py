@@ -82,7 +82,7 @@ def check_gradients(forward, backward, inputs, rng, derivative=complex_step):
             raise ValueError(
                 f"the gradient of {name} has shape {gradient.shape}; its input has {inputs[name].shape}"
             )
-        exact = derivative(lambda x: (forward(**inputs | {name: x})[0] * dy).sum(), inputs[name])
+        exact = derivative(lambda x, name=name: (forward(**inputs | {name: x})[0] * dy).sum(), inputs[name])
         errors[name] = tensor_error(gradient, exact), element_error(gradient, exact)
     return errors
 

@@ -140,12 +140,14 @@ class TorchDenoiser(Denoiser):
             self.average.update_parameters(self.module)
 
     def operations(self, x, t, labels=None):
-        outputs, hooks = {}, []
-        for name, layer in self.module.named_modules():
-            if not list(layer.children()):
-                def note(layer, inputs, y, name=name.replace("_silu", ".silu")):      # npdiff's name of it
-                    outputs[name] = channels_last(y)
-                hooks.append(layer.register_forward_hook(note))
+        names = {layer: name.replace("_silu", ".silu") for name, layer in self.module.named_modules()}
+        outputs = {}                                                        # under npdiff's names
+
+        def note(layer, inputs, y):
+            outputs[names[layer]] = channels_last(y)
+
+        leaves = [layer for layer in names if not list(layer.children())]
+        hooks = [layer.register_forward_hook(note) for layer in leaves]
         self.predict(x, t, labels)
         for hook in hooks:
             hook.remove()

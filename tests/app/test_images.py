@@ -166,7 +166,7 @@ def test_commands(run, tmp_path, capsys):
     assert drawn["samples"].shape == (5, 1, 28, 28) and (drawn["labels"] == 3).all()
     main(["evaluate", str(run), "--n", "16", "--guidance", "2"])
     out = capsys.readouterr().out
-    assert "loss by timestep (0, 1] .. (9, 10]" in out and "distance of two of one class" in out
+    assert "loss by timestep (0, 1] .. (9, 10]" in out and "mean distance within a class" in out
 
 
 @pytest.mark.parametrize(
