@@ -158,7 +158,8 @@ class Sample:
         np.savez(buffer, samples=x, **({} if labels is None else {"labels": labels}))
         write_bytes(out, buffer.getvalue())
         from npdiff.app import figures
-        title = f"{recipe.name}: {n} samples, {self.sampling.sampler}"
+        title = (f"{recipe.name}, {recipe.schedule} schedule, T = {recipe.num_train_timesteps}\n"
+                 f"{n} samples, {self.sampling.sampler}, {stops_of(recipe, self.sampling) - 1} steps")
         data = None if image else fresh_data(recipe, self.seed, 2000)
         drawn = figures.image_grid(x, 8, title) if image else figures.samples_over_data(x, data, title)
         figures.save(drawn, picture)

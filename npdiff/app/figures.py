@@ -34,28 +34,33 @@ def save(fig, path):
 
 
 def points_panel(axis, x, data, title):
-    """Scatter x (n, 2) over data (m, 2), on axes that hold the moons and a standard normal cloud."""
-    axis.scatter(*data.T, s=2, color=DATA_COLOUR, linewidths=0, label="data")
-    artist = axis.scatter(*x.T, s=3, color=SAMPLE_COLOUR, linewidths=0, label="samples")
+    """Samples x (n, 2) over data (m, 2), on axes that hold the moons and a standard normal cloud.
+
+    The data is a broad light band of squares, the samples are small dark points: one does not hide the other.
+    """
+    axis.scatter(*data.T, s=26, marker="s", color=DATA_COLOUR, linewidths=0, label="data")
+    artist = axis.scatter(*x.T, s=2.5, marker="o", color=SAMPLE_COLOUR, linewidths=0, label="samples")
     axis.set(title=title, xlim=(-3.2, 4.2), ylim=(-3.2, 3.2), aspect="equal")
     return artist
 
 
-def loss_curve(steps, losses, every, title, floor=None):
-    """Mean loss against the training step; each point is the mean of `every` steps, and the line their
-    running mean over a twentieth of the run. floor is the smallest loss that any network can have, where it
-    is known."""
+def loss_curve(steps, losses, every, title, floor=None, ylabel="loss"):
+    """Mean loss against the training step: points are means of `every` steps, the line their running mean.
+
+    floor is the smallest loss that any network can have, where it is known.
+    """
     fig, (axis,) = figure(width=6)
     window = max(1, len(losses) // 20)
     running = np.convolve(losses, np.ones(window) / window, "valid")
-    axis.plot(steps, losses, ".", markersize=3, color=DATA_COLOUR, label=f"mean of {every} steps")
+    axis.plot(steps, losses, ".", markersize=3, color="0.6", label=f"mean of {every} steps")
     axis.plot(steps[window - 1:], running, color=SAMPLE_COLOUR, label=f"mean of {every * window:,} steps")
     settled = losses[len(losses) // 10:]
     if floor is not None:
-        axis.axhline(floor, color="0.4", linewidth=1, linestyle="--", label=f"Bayes floor, {floor:.4f}")
+        axis.axhline(floor, color="0", linewidth=1, linestyle="--", label=f"Bayes floor, {floor:.4f}")
         settled = [*settled, floor]
     margin = max(0.1 * (max(settled) - min(settled)), 0.01)
-    axis.set(title=title, xlabel="step", ylabel="loss", ylim=(min(settled) - margin, max(settled) + margin))
+    axis.set(title=title, xlabel="training step", ylabel=ylabel,
+             ylim=(min(settled) - margin, max(settled) + margin))
     axis.legend(frameon=False)
     return fig
 
@@ -64,81 +69,85 @@ def samples_over_data(x, data, title):
     """The samples x (n, 2) over the data (m, 2)."""
     fig, (axis,) = figure(width=6, height=5.4)
     points_panel(axis, x, data, title)
-    axis.legend(frameon=False, markerscale=4, loc="lower left")
+    axis.set(xlabel="$x_1$", ylabel="$x_2$")
+    axis.legend(frameon=False, markerscale=2, loc="lower left")
     return fig
 
 
 def filmstrip(chain, data):
-    """The panels of a chain, a list of (t, x): from noise to data."""
-    fig, axes = figure(columns=len(chain), width=2.6, height=2.6)
+    """The panels of a chain, a list of (t, x): from noise to data. All have the same axes."""
+    fig, axes = figure(columns=len(chain), width=2.6, height=2.8)
     for axis, (t, x) in zip(axes, chain):
         points_panel(axis, x, data, f"$x_{{{t}}}$")
-        axis.set(xticks=[], yticks=[])
+        axis.set(xticks=[-2, 0, 2, 4], yticks=[-2, 0, 2])
+        axis.tick_params(labelsize=7)
+    for axis in axes[1:]:
+        axis.set(yticklabels=[])
+    axes[0].set(ylabel="$x_2$")
+    axes[0].legend(frameon=False, markerscale=2, loc="lower left", fontsize=7)
+    fig.supxlabel("$x_1$", fontsize=9)
     return fig
 
 
 def schedule_curves(schedule, title):
-    """What a schedule does over t: the signal's and the noise's share of x_t, beta, and the signal-to-noise
-    ratio.
-    """
+    """A schedule over t: the shares of data and noise in x_t, beta, and the signal-to-noise ratio."""
     fig, (shares, beta, snr) = figure(columns=3, width=3.8, height=3.2)
     t = np.arange(schedule.T + 1)
-    shares.plot(t, schedule.alpha_bar, color=SAMPLE_COLOUR, label=r"signal, $\bar\alpha_t$")
-    shares.plot(t, 1 - schedule.alpha_bar, color=NOISE_COLOUR, label=r"noise, $1 - \bar\alpha_t$")
-    shares.set(title=title, xlabel="t", ylabel="share of the power of $x_t$", ylim=(0, 1))
+    shares.plot(t, schedule.alpha_bar, color=SAMPLE_COLOUR, label=r"data, $\bar\alpha_t$")
+    shares.plot(t, 1 - schedule.alpha_bar, "--", color=NOISE_COLOUR, label=r"noise, $1 - \bar\alpha_t$")
+    shares.set(title=title, xlabel="timestep t", ylabel="share of the variance of $x_t$", ylim=(0, 1))
     shares.legend(frameon=False)
     beta.plot(t[1:], schedule.beta[1:], color=NOISE_COLOUR, label=r"$\beta_t$")
-    beta.plot(t[2:], schedule.posterior_variance[2:], "--", color="0.4", label="posterior variance")
-    beta.set(title="variance of one step", xlabel="t", ylim=(0, None))
+    beta.plot(t[2:], schedule.posterior_variance[2:], "--", color="0.2", label="posterior variance")
+    beta.set(title="noise of one step", xlabel="timestep t", ylabel="variance", ylim=(0, None))
     beta.legend(frameon=False)
     snr.semilogy(t[1:], schedule.snr[1:], color=SAMPLE_COLOUR)
-    snr.set(title="signal-to-noise ratio", xlabel="t")
+    snr.set(title="signal-to-noise ratio", xlabel="timestep t",
+            ylabel=r"$\bar\alpha_t \, / \, (1 - \bar\alpha_t)$")
     return fig
 
 
 def comparison(names, steps, losses, parameters, title):
-    """Two backends trained in step: both losses, and how far apart loss and parameters are; losses (steps,
-    2), parameters (steps,) relative distances, nan where not taken.
+    """Two backends trained on the same batches: both losses, and the distance of losses and parameters.
+
+    losses (steps, 2); parameters (steps,) are relative distances, nan where not taken.
     """
     fig, (curves, distance) = figure(columns=2, width=5.5)
-    losses = np.asarray(losses)                                         # (steps, 2)
+    steps, losses, parameters = np.asarray(steps), np.asarray(losses), np.asarray(parameters)
     window = max(1, len(steps) // 50)
-    for name, column, style, colour in zip(names, losses.T, ("-", "--"), (SAMPLE_COLOUR, NOISE_COLOUR)):
-        curves.plot(
-            steps[window - 1 :],
-            np.convolve(column, np.ones(window) / window, "valid"),
-            style,
-            color=colour,
-            label=name,
-        )
-    curves.set(title=title, xlabel="step", ylabel=f"loss (mean of {window} steps)")
+    lines = ({"color": SAMPLE_COLOUR, "linewidth": 3}, {"color": "0", "linewidth": 1, "linestyle": "--"})
+    for name, column, line in zip(names, losses.T, lines):
+        mean = np.convolve(column, np.ones(window) / window, "valid")
+        curves.plot(steps[window - 1:], mean, label=name, **line)
+    curves.set(title=title, xlabel="training step", ylabel=f"loss (mean of {window} steps)")
     curves.legend(frameon=False)
     taken = np.isfinite(parameters)
-    distance.semilogy(
-        np.asarray(steps)[taken], np.asarray(parameters)[taken], color=SAMPLE_COLOUR, label="parameters"
-    )
+    distance.semilogy(steps[taken], parameters[taken], color=SAMPLE_COLOUR, label="all parameters")
     difference = abs(losses[:, 0] - losses[:, 1]) / losses[:, 0]
-    # equal losses have no place on a logarithmic axis
-    shown = difference > 0
-    distance.semilogy(
-        np.asarray(steps)[shown], difference[shown], ".", markersize=2, color=NOISE_COLOUR, label="loss"
-    )
-    distance.set(title="relative difference", xlabel="step")
-    distance.legend(frameon=False)
+    shown = difference > 0                                  # a logarithmic axis has no zero
+    distance.semilogy(steps[shown], difference[shown], ".", markersize=2, color=NOISE_COLOUR, label="loss")
+    distance.set(title=f"difference of {names[1]} from {names[0]}", xlabel="training step",
+                 ylabel="relative difference")
+    distance.legend(frameon=False, markerscale=4)
     return fig
 
 
-def loss_buckets(edges, losses, title, floor=None):
-    """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1].
+def loss_buckets(edges, losses, title, floor=None, ylabel="loss"):
+    """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1], as bars.
 
-    floor (T + 1,) is the smallest possible at each t, where it is known.
+    floor (T + 1,) is the smallest possible loss at each t, where it is known. Its mean over a bucket is a
+    line across the bar: a better network can lower the bar to this line, and no further.
     """
     fig, (axis,) = figure(width=6)
-    axis.bar(edges[:-1], losses, np.diff(edges), align="edge", color=SAMPLE_COLOUR, edgecolor="white")
+    bars = {"align": "edge", "color": "#9ecae1", "edgecolor": "white", "label": "loss"}
+    axis.bar(edges[:-1], losses, np.diff(edges), **bars)
     if floor is not None:
-        axis.plot(np.arange(1, len(floor)), floor[1:], color=NOISE_COLOUR, label="Bayes floor")
-        axis.legend(frameon=False)
-    axis.set(title=title, xlabel="t", ylabel="loss")
+        means = [floor[first + 1:last + 1].mean() for first, last in zip(edges[:-1], edges[1:])]
+        label = "Bayes floor, mean of the bucket"
+        axis.hlines(means, edges[:-1], edges[1:], color="0", linewidth=2, label=label)
+        axis.plot(np.arange(1, len(floor)), floor[1:], ":", color="0.3", label="Bayes floor at each t")
+    axis.set(title=title, xlabel="timestep t", ylabel=ylabel)
+    axis.legend(frameon=False)
     return fig
 
 

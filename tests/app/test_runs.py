@@ -1,0 +1,24 @@
+"""A process that only helps another one trains, and leaves the run directory alone."""
+
+from dataclasses import replace
+
+from npdiff.app.runs import train_and_log
+from npdiff.backends.numpy import NumpyBackend
+from npdiff.models import mlp
+from npdiff.recipes import MOONS
+from npdiff.training import new_denoiser
+
+
+class Helper(NumpyBackend):
+    """A backend whose process may not write."""
+    writes = False
+
+
+def test_where_writes_is_false_nothing_is_written_or_printed(tmp_path, capsys):
+    recipe = replace(MOONS, model=mlp.Config(hidden=(8,), time_dim=4), steps=5, batch_size=8)
+    denoiser = new_denoiser(Helper(), recipe, 0)
+    before = denoiser.theta.copy()
+    train_and_log(denoiser, Helper(), recipe, 0, tmp_path, None, quiet=False)
+    assert denoiser.step == 5 and (denoiser.theta != before).any()
+    printed = capsys.readouterr()
+    assert not list(tmp_path.iterdir()) and printed.out == printed.err == ""
