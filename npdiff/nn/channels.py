@@ -20,7 +20,7 @@ def add_channels_backward(dy, cache):
     e[n,c] is in the outputs at every h, w      de[n,c] = sum_hw dy[n,h,w,c]
     """
     dx = dy
-    de = np.einsum("nhwc->nc", dy)                                # (N, C), the sum over positions in one pass
+    de = sum_over_positions(dy)                                   # (N, C)
     return dx, de
 
 
@@ -38,3 +38,14 @@ def concat_backward(dy, cache):
     A = cache
     dx, dskip = dy[..., :A], dy[..., A:]
     return dx, dskip
+
+
+def sum_over_positions(x, factor=None):
+    """The sum over all positions of x, or of x times factor.   (N, ..., C), factor alike -> (N, C)
+
+    einsum multiplies and adds in one pass, without a product array in between.
+    """
+    x = x.reshape(len(x), -1, x.shape[-1])                        # (N, P, C)
+    if factor is None:
+        return np.einsum("npc->nc", x)
+    return np.einsum("npc,npc->nc", x, factor.reshape(x.shape))

@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from npdiff.nn.channels import sum_over_positions
+
 BLOCK_BYTES = 2**21     # of one block of patches, about a second-level cache
 
 
@@ -58,7 +60,7 @@ def conv2d_backward(dy, cache):
     """
     x, W, stride = cache
     kh, kw, I, O = W.shape
-    db = np.einsum("nhwo->no", dy).sum(0)                         # (O,), the sum over n, h, w in one pass
+    db = sum_over_positions(dy).sum(0)                            # (O,)
     if stride > 1:
         kept, dy = dy, np.zeros((*x.shape[:3], O), dy.dtype)      # (N, H, W, O)
         dy[:, ::stride, ::stride] = kept

@@ -7,6 +7,8 @@ group of one image. Source: [Wu and He 2018](https://arxiv.org/abs/1803.08494).
 
 import numpy as np
 
+from npdiff.nn.channels import sum_over_positions
+
 EPS = 1e-5      # keeps a constant group from a division by zero; the usual value
 
 
@@ -73,11 +75,3 @@ def group_mean(sums, positions, groups):
     of_group = sums.reshape(N, groups, C // groups).sum(2)        # (N, G)
     means = of_group / (positions * (C // groups))                # (N, G)
     return np.repeat(means, C // groups, axis=1)[:, None, :]      # (N, 1, C)
-
-
-def sum_over_positions(x, factor=None):
-    """sum_p x[n,p,c], or sum_p x[n,p,c] factor[n,p,c].   (N, P, C) -> (N, C)
-
-    einsum multiplies and adds in one pass, without a product array in between.
-    """
-    return np.einsum("npc->nc", x) if factor is None else np.einsum("npc,npc->nc", x, factor)

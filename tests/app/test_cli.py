@@ -7,11 +7,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toy_backend import ToyBackend
 
-from npdiff.app.cli import main
+from npdiff import backends
+from npdiff.app.cli import main, parse
+from npdiff.app.commands import backend_of
 
 PICTURES = ["filmstrip.png", "loss.png", "loss_by_t.png", "samples.gif", "samples.png", "schedule.png"]
 
@@ -386,3 +390,20 @@ def test_help_names_every_flag():
     }.items():
         done = npdiff(command, "--help", cwd=".")
         assert done.returncode == 0 and all(flag in done.stdout for flag in flags), command
+
+
+def test_the_options_of_a_backend_are_flags(monkeypatch, capsys):
+    """Nothing in npdiff names them: they come from the backend that --backend names."""
+    points = [SimpleNamespace(name="toy", load=lambda: ToyBackend)]
+    monkeypatch.setattr(backends, "entry_points", lambda group: points)
+    command = parse(["train", "moons", "--backend", "toy", "--weight-decay", "0.5"])
+    assert backend_of(command).options.weight_decay == 0.5
+    assert backend_of(parse(["sample", "runs/moons", "--backend=toy"])).options.weight_decay == 0.0
+    with pytest.raises(SystemExit):
+        parse(["train", "--help", "--backend", "toy"])
+    assert "--weight-decay" in capsys.readouterr().out
+
+
+def test_a_flag_of_another_backend_is_refused():
+    with pytest.raises(ValueError, match="weight-decay"):
+        parse(["train", "moons", "--weight-decay", "0.5"])
