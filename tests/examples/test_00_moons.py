@@ -170,7 +170,7 @@ def test_the_sampler_is_the_packages():
     walk = ancestral(denoise, rng.standard_normal((n, 2)), SCHEDULE, lambda t: rng.standard_normal((n, 2)),
                      time_pairs(moons.T), "posterior")
     *_, (_, ours) = walk
-    np.testing.assert_allclose(theirs, ours, rtol=1e-11)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-12)
 
 
 def test_autograd_gives_the_same_losses():
