@@ -54,7 +54,8 @@ def q_sample(x0, t, noise):
 
 def linear_forward(x, W, b):
     """y[n,o] = sum_i x[n,i] W[i,o] + b[o].   x (N, I), W (I, O), b (O,) -> y (N, O)"""
-    return x @ W + b, (x, W)
+    y = x @ W + b                                                               # (N, O)
+    return y, (x, W)
 
 
 def linear_backward(dy, cache):
@@ -66,25 +67,31 @@ def linear_backward(dy, cache):
         db[o]   = sum_n dy[n,o]               b[o] is in y[n,o] for every n, with the factor 1
     """
     x, W = cache
-    return dy @ W.T, x.T @ dy, dy.sum(0)
+    dx = dy @ W.T                                                               # (N, I)
+    dW = x.T @ dy                                                               # (I, O)
+    db = dy.sum(0)                                                              # (O,)
+    return dx, dW, db
 
 
 # ------------------------------------------------------------ SiLU. In full: npdiff/nn/activation.py
 
 
 def silu_forward(x):
-    """y = x s, where s = 1 / (1 + exp(-x)), element by element.   x (N, H) -> y (N, H)"""
-    s = 0.5 + 0.5 * np.tanh(0.5 * x)                                            # the same s, without overflow
-    return x * s, (x, s)
+    """y[n,h] = x[n,h] s[n,h], where s is the sigmoid of x.   x (N, H) -> y (N, H)"""
+    s = 1 / (1 + np.exp(-x))                                                    # (N, H)
+    y = x * s                                                                   # (N, H)
+    return y, (x, s)
 
 
 def silu_backward(dy, cache):
     """dy (N, H) -> dx (N, H)
 
-    ∂s/∂x = s (1 - s), so by the product rule   ∂y/∂x = s + x s (1 - s)
+    The derivative of the sigmoid is s (1 - s), so by the product rule   ∂y/∂x = s + x s (1 - s)
+        dx[n,h] = dy[n,h] ∂y/∂x               x[n,h] is in y[n,h] alone: a sum of one term
     """
     x, s = cache
-    return dy * (s + x * s * (1 - s))
+    dx = dy * (s + x * s * (1 - s))                                             # (N, H)
+    return dx
 
 
 # ------------------------------------------------------------ Loss. In full: npdiff/nn/loss.py
@@ -92,13 +99,18 @@ def silu_backward(dy, cache):
 
 def mse_forward(y, target):
     """loss = 1/M sum_m (y[m] - target[m])^2 over all M entries.   y, target (N, 2) -> a number"""
-    error = y - target
-    return (error ** 2).mean(), error
+    error = y - target                                                          # (N, 2)
+    loss = (error ** 2).mean()
+    return loss, error
 
 
 def mse_backward(error):
-    """-> dy (N, 2).   y[m] is in one term of the sum, so dy[m] = 2/M (y[m] - target[m])"""
-    return 2 / error.size * error
+    """-> dy (N, 2)
+
+        dy[m] = 2/M (y[m] - target[m])        y[m] is in one term of the sum
+    """
+    dy = 2 / error.size * error                                                 # (N, 2)
+    return dy
 
 
 # ------------------------------------------------------------ Network. In full: npdiff/models/mlp.py
@@ -128,9 +140,9 @@ def forward(params, x, t):
     """eps_hat = network(x_t, t).   x (N, 2), t (N,) -> y (N, 2), caches"""
     W1, b1, W2, b2, W3, b3 = params
     h1, linear1 = linear_forward(features(x, t), W1, b1)                        # (N, H)
-    z1, silu1 = silu_forward(h1)
+    z1, silu1 = silu_forward(h1)                                                # (N, H)
     h2, linear2 = linear_forward(z1, W2, b2)                                    # (N, H)
-    z2, silu2 = silu_forward(h2)
+    z2, silu2 = silu_forward(h2)                                                # (N, H)
     y, linear3 = linear_forward(z2, W3, b3)                                     # (N, 2)
     return y, (linear1, silu1, linear2, silu2, linear3)
 
@@ -138,10 +150,10 @@ def forward(params, x, t):
 def backward(dy, caches):
     """dy (N, 2) -> the gradients of params. Each line is one of forward's, backward; the last first."""
     linear1, silu1, linear2, silu2, linear3 = caches
-    dz2, dW3, db3 = linear_backward(dy, linear3)
-    dh2 = silu_backward(dz2, silu2)
-    dz1, dW2, db2 = linear_backward(dh2, linear2)
-    dh1 = silu_backward(dz1, silu1)
+    dz2, dW3, db3 = linear_backward(dy, linear3)                                # (N, H), (H, 2), (2,)
+    dh2 = silu_backward(dz2, silu2)                                             # (N, H)
+    dz1, dW2, db2 = linear_backward(dh2, linear2)                               # (N, H), (H, H), (H,)
+    dh1 = silu_backward(dz1, silu1)                                             # (N, H)
     _, dW1, db1 = linear_backward(dh1, linear1)
     return [dW1, db1, dW2, db2, dW3, db3]
 
@@ -170,7 +182,8 @@ def train(params, steps, rng):
         y, caches = forward(params, q_sample(x0, t, noise), t)
         loss, error = mse_forward(y, noise)
         grads = backward(mse_backward(error), caches)
-        adam(params, grads, m, v, step, LR * 0.5 * (1 + np.cos(np.pi * step / steps)))
+        lr = LR * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))                # from LR down to 0
+        adam(params, grads, m, v, step, lr)
         yield loss
 
 
@@ -191,31 +204,31 @@ def sample(params, n, rng):
 # ------------------------------------------------------------ Picture. In full: npdiff/app/figures.py
 
 
-def draw(samples, data, path):
-    """The samples beside the data."""
+def draw(samples, data, steps, path):
+    """The samples over the data."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.plot(*data.T, "s", markersize=1.5, color="0.5")
-    left.set(title=f"data: {len(data):,} points", xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-    right.plot(*samples.T, "o", markersize=1.5, color="tab:blue")
-    title = f"{len(samples):,} samples\nsigmoid schedule, ancestral sampler, {T} steps"
-    right.set(title=title, xlabel="$x_1$", aspect="equal")
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*data.T, "o", markersize=7, color="0.8", label=f"data, {len(data):,} points")
+    axes.plot(*samples.T, "x", markersize=3, color="tab:blue", label=f"{len(samples):,} samples")
+    title = f"sigmoid schedule, ancestral sampler of {T} steps, after {steps:,} steps of training"
+    axes.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    axes.legend(loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
-def main(steps=6000, seed=0, out=Path("runs/examples")):
-    """Train, sample, draw. Returns the losses (steps,) and the samples (2000, 2)."""
+def main(steps=6000, n=2000, seed=0, out=Path("runs/examples")):
+    """Train, sample, draw. Returns the losses (steps,) and the samples (n, 2)."""
     rng = np.random.default_rng(seed)
     params, losses = init(rng), []
     for loss in train(params, steps, rng):
         losses.append(loss)
         if len(losses) % 1000 == 0:
             print(f"step {len(losses):,}: mean loss of the last 1,000 steps {np.mean(losses[-1000:]):.4f}")
-    samples = sample(params, 2000, rng)
+    samples = sample(params, n, rng)
     path = Path(out) / f"{Path(__file__).stem}.png"
-    draw(samples, make_moons(2000, rng), path)
+    draw(samples, make_moons(2000, rng), steps, path)
     print(path)
     return np.array(losses), samples
 

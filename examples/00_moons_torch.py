@@ -1,13 +1,13 @@
-"""00_moons.py with autograd: the difference of the two files is what a framework replaces.
+"""Denoising diffusion in one file: a network learns to remove noise from points, and then makes new points
+from noise.
 
-The same data, schedule, network, random numbers and sampler.
-torch derives the gradients and has the optimiser.
+It is 00_moons.py with autograd: torch derives the gradients and has the optimiser. The data, the schedule,
+the random numbers and the sampler are the same.
 
     x_0      a clean point of the data
     noise    eps, standard normal
     x_t      sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, for t = 1..T: the larger t, the more noise
     eps_hat  the network's answer to (x_t, t), which should be eps
-    dy       the gradient of the loss with respect to y, for any y
 """
 
 from pathlib import Path
@@ -49,27 +49,30 @@ def q_sample(x0, t, noise):
 # ------------------------------------------------------------ Linear layer. In full: npdiff/nn/linear.py
 
 
-def linear(x, W, b):
+def linear_forward(x, W, b):
     """y[n,o] = sum_i x[n,i] W[i,o] + b[o].   x (N, I), W (I, O), b (O,) -> y (N, O)"""
-    return x @ W + b
+    y = x @ W + b                                                               # (N, O)
+    return y
 
 
 # ------------------------------------------------------------ SiLU. In full: npdiff/nn/activation.py
 
 
-def silu(x):
-    """y = x s, where s = 1 / (1 + exp(-x)), element by element.   x (N, H) -> y (N, H)"""
-    s = 0.5 + 0.5 * torch.tanh(0.5 * x)                                         # the same s, without overflow
-    return x * s
+def silu_forward(x):
+    """y[n,h] = x[n,h] s[n,h], where s is the sigmoid of x.   x (N, H) -> y (N, H)"""
+    s = 1 / (1 + torch.exp(-x))                                                 # (N, H)
+    y = x * s                                                                   # (N, H)
+    return y
 
 
 # ------------------------------------------------------------ Loss. In full: npdiff/nn/loss.py
 
 
-def mse(y, target):
+def mse_forward(y, target):
     """loss = 1/M sum_m (y[m] - target[m])^2 over all M entries.   y, target (N, 2) -> a number"""
-    error = y - target
-    return (error ** 2).mean()
+    error = y - target                                                          # (N, 2)
+    loss = (error ** 2).mean()
+    return loss
 
 
 # ------------------------------------------------------------ Network. In full: npdiff/models/mlp.py
@@ -98,11 +101,11 @@ def init(rng):
 def forward(params, x, t):
     """eps_hat = network(x_t, t).   x (N, 2), t (N,) -> y (N, 2)"""
     W1, b1, W2, b2, W3, b3 = params
-    h1 = linear(torch.tensor(features(x, t)), W1, b1)                           # (N, H)
-    z1 = silu(h1)
-    h2 = linear(z1, W2, b2)                                                     # (N, H)
-    z2 = silu(h2)
-    y = linear(z2, W3, b3)                                                      # (N, 2)
+    h1 = linear_forward(torch.tensor(features(x, t)), W1, b1)                   # (N, H)
+    z1 = silu_forward(h1)                                                       # (N, H)
+    h2 = linear_forward(z1, W2, b2)                                             # (N, H)
+    z2 = silu_forward(h2)                                                       # (N, H)
+    y = linear_forward(z2, W3, b3)                                              # (N, 2)
     return y
 
 
@@ -116,10 +119,11 @@ def train(params, steps, rng):
         x0, noise = make_moons(BATCH, rng), rng.standard_normal((BATCH, 2))
         t = rng.integers(1, T, BATCH, endpoint=True)                            # one timestep for each sample
         y = forward(params, q_sample(x0, t, noise), t)
-        loss = mse(y, torch.tensor(noise))
+        loss = mse_forward(y, torch.tensor(noise))
         adam.zero_grad()
         loss.backward()
-        adam.param_groups[0]["lr"] = LR * 0.5 * (1 + np.cos(np.pi * step / steps))
+        lr = LR * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))                # from LR down to 0
+        adam.param_groups[0]["lr"] = lr
         adam.step()
         yield loss.item()
 
@@ -142,31 +146,31 @@ def sample(params, n, rng):
 # ------------------------------------------------------------ Picture. In full: npdiff/app/figures.py
 
 
-def draw(samples, data, path):
-    """The samples beside the data."""
+def draw(samples, data, steps, path):
+    """The samples over the data."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.plot(*data.T, "s", markersize=1.5, color="0.5")
-    left.set(title=f"data: {len(data):,} points", xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-    right.plot(*samples.T, "o", markersize=1.5, color="tab:blue")
-    title = f"{len(samples):,} samples\nsigmoid schedule, ancestral sampler, {T} steps"
-    right.set(title=title, xlabel="$x_1$", aspect="equal")
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*data.T, "o", markersize=7, color="0.8", label=f"data, {len(data):,} points")
+    axes.plot(*samples.T, "x", markersize=3, color="tab:blue", label=f"{len(samples):,} samples")
+    title = f"sigmoid schedule, ancestral sampler of {T} steps, after {steps:,} steps of training"
+    axes.set(title=title, xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+    axes.legend(loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
-def main(steps=6000, seed=0, out=Path("runs/examples")):
-    """Train, sample, draw. Returns the losses (steps,) and the samples (2000, 2)."""
+def main(steps=6000, n=2000, seed=0, out=Path("runs/examples")):
+    """Train, sample, draw. Returns the losses (steps,) and the samples (n, 2)."""
     rng = np.random.default_rng(seed)
     params, losses = init(rng), []
     for loss in train(params, steps, rng):
         losses.append(loss)
         if len(losses) % 1000 == 0:
             print(f"step {len(losses):,}: mean loss of the last 1,000 steps {np.mean(losses[-1000:]):.4f}")
-    samples = sample(params, 2000, rng)
+    samples = sample(params, n, rng)
     path = Path(out) / f"{Path(__file__).stem}.png"
-    draw(samples, make_moons(2000, rng), path)
+    draw(samples, make_moons(2000, rng), steps, path)
     print(path)
     return np.array(losses), samples
 

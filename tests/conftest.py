@@ -45,6 +45,8 @@ def run(tmp_path_factory):
                 io.StringIO(),
                 TINY.get(name, {}),
             )
+            if name == "00_moons_torch":
+                pytest.importorskip("torch", reason="torch is not installed: 00_moons_torch.py is not run")
             if name in FASHION_MNIST:
                 if not REAL.is_dir():
                     pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")

@@ -10,6 +10,8 @@ SCRIPTS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "exam
 REAL = Path(os.environ.get("NPDIFF_DATA", Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"))
 # arguments that make a script quick; one without an entry runs with its defaults
 TINY = {
+    "00_moons": {"steps": 20, "n": 200},
+    "00_moons_torch": {"steps": 20, "n": 200},
     "01_forward_chain": {"walks": 100},
     "04_blunder": {"steps": 1000, "samples": 500},
     "05_two_backends": {"steps": 300, "samples": 100, "dtype": "float64"},
@@ -24,6 +26,7 @@ TINY = {
     "16_scheduler_library": {"steps": 500, "samples": 300},
 }
 FILES = {"09_train_judge": {"09_train_judge.safetensors"}}      # what a script writes beside its picture
+NO_FLAGS = {"00_moons", "00_moons_torch"}                       # scripts that take no flags
 FASHION_MNIST = {"06_fashion_lab", "09_train_judge"}            # scripts that take --data
 # of the linear schedule with T = 1000; entry i is t = i + 1
 ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))

@@ -3,6 +3,8 @@
 import ast
 import io
 import re
+import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
@@ -12,13 +14,15 @@ from example_scripts import SCRIPTS, load
 from matplotlib.image import imread
 
 from npdiff import diffusion, nn, optim, schedule
+from npdiff.data.moons import make_moons
 from npdiff.evaluation.metrics import off_arcs
 from npdiff.samplers import ancestral, time_pairs, to_x0_eps
-from npdiff.verify.gradcheck import central_difference, tensor_error
+from npdiff.verify.gradcheck import complex_step, tensor_error
 
 moons = load("00_moons")
 SCHEDULE = schedule.sigmoid(moons.T)
 PACKAGE = Path(nn.__file__).parents[1]
+RULE = "# " + 60 * "-"          # what starts the first line of a section
 
 
 @pytest.fixture
@@ -47,6 +51,11 @@ def test_it_has_at_most_120_lines_of_code():
     assert 60 < len(lines) <= 120
 
 
+def sections(name):
+    """{the rest of its first line: its text} for every section of a script."""
+    return dict(part.split("\n", 1) for part in SCRIPTS[name].read_text().split(RULE)[1:])
+
+
 def test_it_needs_numpy_and_matplotlib_alone():
     modules = set()
     for node in ast.walk(ast.parse(SCRIPTS["00_moons"].read_text())):
@@ -58,8 +67,21 @@ def test_it_needs_numpy_and_matplotlib_alone():
 
 
 def test_every_section_names_a_room_that_exists():
-    rooms = re.findall(r"In full: npdiff/(\S+)", SCRIPTS["00_moons"].read_text())
-    assert len(rooms) == 11 and all((PACKAGE / room).is_file() for room in rooms)
+    titles = list(sections("00_moons"))
+    assert len(titles) == 11
+    for title in titles:
+        room = re.fullmatch(r" [A-Z][\w ]+\. In full: npdiff/(\S+)", title)
+        assert room and (PACKAGE / room[1]).is_file(), title
+
+
+def test_a_framework_replaces_only_gradients_and_the_optimiser():
+    """What has no gradient is the same text in both files; what has one is shorter there."""
+    ours, twin = sections("00_moons"), sections("00_moons_torch")
+    adam = " Adam. In full: npdiff/optim.py"
+    assert [title for title in ours if title != adam] == list(twin)
+    changed = {title.split(".")[0].strip() for title in twin if twin[title] != ours[title]}
+    assert changed == {"Linear layer", "SiLU", "Loss", "Network", "Training", "Ancestral sampler"}
+    assert "backward(" not in "".join(twin.values()).replace("loss.backward()", "")
 
 
 def test_the_schedule_and_the_closed_form_are_the_packages(rng):
@@ -99,6 +121,30 @@ def test_adam_is_the_packages(rng):
     np.testing.assert_allclose(p, our_p, rtol=1e-12)
 
 
+def test_the_learning_rate_is_the_packages(rng, monkeypatch):
+    rates = []
+    monkeypatch.setattr(moons, "adam", lambda params, grads, m, v, step, lr: rates.append(lr))
+    list(moons.train(moons.init(rng), 7, rng))
+    wanted = [optim.learning_rate("cosine", step, 7, moons.LR) for step in range(1, 8)]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-14)
+
+
+def test_the_data_are_the_packages():
+    np.testing.assert_allclose(
+        moons.make_moons(50, np.random.default_rng(5)), make_moons(50, np.random.default_rng(5)), rtol=1e-13
+    )
+
+
+def test_the_features_are_the_packages(rng):
+    """The same columns in another order: x, and the sines and cosines of x and of t."""
+    x, t = rng.standard_normal((9, 2)), rng.integers(1, moons.T, 9, endpoint=True)
+    B = np.kron(np.eye(2), np.arange(1, 5))                                     # (2, 8)
+    of_x, _ = nn.fourier_forward(x, B)                                          # (9, 16)
+    of_t = nn.sinusoidal_embedding(t, 16, 10000, np.float64)                    # (9, 16)
+    wanted = np.concatenate([x, of_x[:, :8], of_t[:, :8], of_x[:, 8:], of_t[:, 8:]], axis=1)
+    np.testing.assert_allclose(moons.features(x, t), wanted, rtol=1e-12, atol=1e-14)
+
+
 def test_the_gradient_of_the_whole_network_is_right(rng, monkeypatch):
     monkeypatch.setattr(moons, "HIDDEN", 6)
     params = moons.init(rng)
@@ -112,7 +158,7 @@ def test_the_gradient_of_the_whole_network_is_right(rng, monkeypatch):
         def loss_at(p, k=k):
             return moons.mse_forward(moons.forward([*params[:k], p, *params[k + 1:]], x, t)[0], target)[0]
 
-        assert tensor_error(g, central_difference(loss_at, params[k])) < 1e-7
+        assert tensor_error(g, complex_step(loss_at, params[k])) < 1e-13
 
 
 def test_the_sampler_is_the_packages():
@@ -122,9 +168,9 @@ def test_the_sampler_is_the_packages():
     rng = np.random.default_rng(3)
     denoise = to_x0_eps(lambda x, t: moons.forward(params, x, np.full(n, t))[0], SCHEDULE)
     walk = ancestral(denoise, rng.standard_normal((n, 2)), SCHEDULE, lambda t: rng.standard_normal((n, 2)),
-                     time_pairs(moons.T))
+                     time_pairs(moons.T), "posterior")
     *_, (_, ours) = walk
-    np.testing.assert_allclose(theirs, ours, rtol=1e-9)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-12)
 
 
 def test_autograd_gives_the_same_losses():
@@ -139,10 +185,10 @@ def test_autograd_gives_the_same_losses():
 
 
 def test_a_short_run_draws_its_picture(tmp_path, capsys):
-    losses, samples = moons.main(steps=20, out=tmp_path / "new")
-    assert losses.shape == (20,) and samples.shape == (2000, 2) and np.isfinite(samples).all()
+    losses, samples = moons.main(steps=20, n=200, out=tmp_path / "new")
+    assert losses.shape == (20,) and samples.shape == (200, 2) and np.isfinite(samples).all()
     picture = imread(tmp_path / "new" / "00_moons.png")
-    assert picture.shape[:2] == (456, 1200) and picture.std() > 0.05
+    assert picture.shape[:2] == (672, 1080) and picture.std() > 0.05
     assert capsys.readouterr().out.strip() == str(tmp_path / "new" / "00_moons.png")
 
 
@@ -151,3 +197,14 @@ def test_a_short_run_draws_its_picture(tmp_path, capsys):
 def test_a_whole_run_draws_moons(seed, tmp_path):
     _, samples = moons.main(seed=seed, out=tmp_path)
     assert off_arcs(samples) < 0.01
+
+
+@pytest.mark.slow
+def test_it_runs_as_a_command(tmp_path):
+    """Without arguments, in a folder of its own. -I leaves PYTHONPATH and the script's own folder out."""
+    result = subprocess.run(
+        [sys.executable, "-I", SCRIPTS["00_moons"]], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    path = Path("runs/examples/00_moons.png")
+    assert result.stdout.splitlines()[-1] == str(path) and (tmp_path / path).is_file()
+    assert re.search(r"step 6,000: mean loss of the last 1,000 steps 0\.\d{4}\n", result.stdout)
