@@ -22,7 +22,7 @@ def backend_class(name):
 def load_backend(name, device="cpu", dtype="float32", threads=None, **options):
     """The backend called `name`, ready to compute.
 
-    threads is how many it may use; all cores unless given. options are fields of the backend's own Options.
+    threads is how many it may use; the library's default unless given. options are fields of its own Options.
     Raises ValueError for an unknown backend, device, dtype or option.
     """
     backend = backend_class(name)

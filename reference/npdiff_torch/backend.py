@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from npdiff.backends.machine import cores, host_peak_memory
+from npdiff.backends.machine import host_peak_memory
 from npdiff.backends.protocols import Backend, Denoiser, check_arrays, check_inputs, check_vectors
 from npdiff.diffusion import check_same_shape
 from npdiff.models import model_name
@@ -24,7 +24,7 @@ class TorchBackend(Backend):
     """torch on one device in one dtype.
 
     A reference is there to be compared with. So TF32 is off, algorithms are deterministic, and torch has
-    `threads` threads on the CPU (all cores unless given): in the whole process.
+    `threads` threads on the CPU where they are given: in the whole process.
     """
 
     def __init__(self, device="cpu", dtype="float32", threads=None, options=None):
@@ -38,7 +38,8 @@ class TorchBackend(Backend):
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         self.dtype = DTYPES[dtype]
-        torch.set_num_threads(threads or cores())
+        if threads is not None:
+            torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # what cuBLAS needs to be deterministic
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
