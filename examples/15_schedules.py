@@ -37,7 +37,7 @@ from npdiff.recipes import MOONS
 from npdiff.rng import generator
 from npdiff.sampling import Sampling, sample
 from npdiff.training import new_denoiser, train
-from npdiff.verify.oracle import recipe_floor
+from npdiff.verify.floor import recipe_floor
 
 STYLES = {"linear": "tab:blue", "rescaled_linear": "0.5", "cosine": "tab:orange"}
 CLIP = 3.2          # no coordinate of the data is larger

@@ -4,7 +4,7 @@ import numpy as np
 
 from npdiff.evaluation import judge, metrics
 from npdiff.recipes import EPOCH
-from npdiff.verify.oracle import lowest_loss
+from npdiff.verify.floor import lowest_loss
 
 
 def row(name, *cells, note=""):

@@ -13,7 +13,7 @@ from npdiff.evaluation.metrics import loss_by_t
 from npdiff.models import is_image
 from npdiff.sampling import fresh_data, labels_in_turn, sample
 from npdiff.training import train
-from npdiff.verify.oracle import lowest_loss, recipe_floor
+from npdiff.verify.floor import lowest_loss, recipe_floor
 
 CHECKPOINT_EVERY = 1000                                 # steps
 SHOWN = (1, 2 / 3, 0.4, 0.2, 1 / 15, 0)                 # of T, in a filmstrip: the data takes shape late

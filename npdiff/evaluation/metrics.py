@@ -10,7 +10,8 @@ from npdiff.data.moons import MEAN, SCALE
 from npdiff.diffusion import loss_weights, prediction_target, q_sample
 from npdiff.models import is_image
 from npdiff.rng import generator
-from npdiff.verify.oracle import lowest_loss, oracle_of
+from npdiff.verify.floor import lowest_loss
+from npdiff.verify.oracle import oracle_of
 
 
 def energy_distance(x, y):

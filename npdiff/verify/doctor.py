@@ -14,7 +14,7 @@ from npdiff.models import is_image
 from npdiff.nn import sinusoidal_embedding
 from npdiff.samplers import SAMPLERS, time_pairs, to_x0_eps
 from npdiff.schedule import make_schedule
-from npdiff.verify.oracle import recipe_floor
+from npdiff.verify.floor import recipe_floor
 
 # an alpha_bar above this at the start of sampling: x still holds more than 3% of x_0's size
 SIGNAL_LEFT = 1e-3

@@ -20,7 +20,8 @@ from npdiff.evaluation.metrics import (
 )
 from npdiff.recipes import MOONS, SHAPES
 from npdiff.rng import STREAMS, generator
-from npdiff.verify.oracle import bayes_floor, oracle_of, recipe_floor
+from npdiff.verify.floor import bayes_floor, recipe_floor
+from npdiff.verify.oracle import oracle_of
 
 
 def arcs(n=20_001):

@@ -17,7 +17,8 @@ from npdiff.samplers import SAMPLERS, TIMESTEP_SPACINGS, time_pairs, to_x0_eps
 from npdiff.sampling import Sampling, fresh_data
 from npdiff.schedule import SCHEDULES, linear, make_schedule, rescaled_linear, straight
 from npdiff.verify import doctor
-from npdiff.verify.oracle import Moons, floor_by_t, recipe_floor
+from npdiff.verify.floor import floor_by_t, recipe_floor
+from npdiff.verify.oracle import Moons
 
 needs_fashion = pytest.mark.skipif("NPDIFF_DATA" not in os.environ, reason="needs the files of Fashion-MNIST")
 

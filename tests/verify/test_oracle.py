@@ -11,8 +11,9 @@ from npdiff.data.moons import MEAN, SCALE
 from npdiff.diffusion import q_sample
 from npdiff.samplers import ancestral, time_pairs, to_x0_eps
 from npdiff.schedule import linear, make_schedule, rescaled_linear
+from npdiff.verify.floor import bayes_floor, floor_by_t
 from npdiff.verify.gradcheck import complex_step
-from npdiff.verify.oracle import GaussianMixture, Moons, bayes_floor, floor_by_t, oracle_of
+from npdiff.verify.oracle import GaussianMixture, Moons, oracle_of
 
 MOONS = Moons()
 LINE = GaussianMixture([0.2, 0.5, 0.3], [[-2], [0.5], [3]], [[[0.1]], [[0.5]], [[0.02]]])

@@ -1,0 +1,75 @@
+"""The Bayes floor: the smallest loss that any network can have, computed from the exact denoiser."""
+
+import math
+from functools import cache
+
+import numpy as np
+
+from npdiff.diffusion import loss_weights, squared_error_ratio
+from npdiff.verify.oracle import oracle_of
+
+NODES_PER_E = 3         # points of mmse_by_snr's interpolation for each factor e of the snr, to begin with
+TAIL = 1e-5             # it is good to 1e-4 when its last coefficients are smaller than this
+
+
+def floor_by_t(oracle, schedule, prediction_type="epsilon", loss_weight="simple"):
+    """The Bayes floor: the smallest loss that any network can have at each t, per coordinate, float64 (T +
+    1,); nan at t = 0, which is never trained.
+
+    The best answer is that of E[x_0 | x_t], whose error is MMSE(snr_t); squared_error_ratio says what it is
+    in units of the prediction. For epsilon floor_t = snr_t MMSE(snr_t) / D: where x_t is all noise, it can be
+    named, and the floor is 0; where the noise is too weak to be told from the data's own spread, it is 1.
+    Good to 1e-4, relative.
+    """
+    snr = schedule.snr[1:]  # (T,)
+    scale = (
+        loss_weights(schedule, prediction_type, loss_weight)[1:]
+        * squared_error_ratio(schedule, prediction_type)[1:]
+    )
+    return np.concatenate([[np.nan], scale * mmse_by_snr(oracle, snr) / oracle.dim])
+
+
+def bayes_floor(oracle, schedule, prediction_type="epsilon", loss_weight="simple"):
+    """The smallest possible loss: the mean of floor_by_t over t = 1..T, as training draws t, a float."""
+    return float(floor_by_t(oracle, schedule, prediction_type, loss_weight)[1:].mean())
+
+
+def mmse_by_snr(oracle, snr):
+    """oracle.mmse at many snr (T,), by interpolation, relative error at most about 1e-4.
+
+    log MMSE is a smooth function of log snr, so a polynomial through Chebyshev points stands for it
+    (Trefethen 2013, chapter 8), of twice the degree until its last coefficients are small, unless computing
+    every snr is less work. It ends where MMSE has come within 1e-5 of the data's variance.
+    """
+    low = max(snr.min(), min(1e-5 / oracle.mmse(0), snr.max() / 2))
+    domain = np.log([low, snr.max()])
+    degree = math.ceil(NODES_PER_E * (domain[1] - domain[0]))
+    while degree + 1 < len(snr):
+        log_mmse = np.polynomial.Chebyshev.interpolate(
+            lambda log_snr: np.log(oracle.mmse(np.exp(log_snr))), degree, domain
+        )
+        if abs(log_mmse.coef[-4:]).max() < TAIL:
+            return np.exp(log_mmse(np.log(np.maximum(snr, low))))
+        degree *= 2
+    return oracle.mmse(snr)
+
+
+@cache
+def recipe_floor(recipe):
+    """The Bayes floor of the recipe's loss by timestep, (T + 1,), nan at t = 0; None where the law of the
+    data is not known.
+    """
+    oracle = oracle_of(recipe.data)
+    return (
+        None
+        if oracle is None
+        else floor_by_t(oracle, recipe.make_schedule(), recipe.prediction_type, recipe.loss_weight)
+    )
+
+
+def lowest_loss(recipe):
+    """The mean of recipe_floor over t = 1..T, as training draws t: the smallest loss that any network can
+    have, a float; None where it is not known.
+    """
+    floor = recipe_floor(recipe)
+    return None if floor is None else float(floor[1:].mean())
