@@ -24,15 +24,13 @@ def load_colour_shapes(directory):
 
 def load_fashion_mnist(directory, padding=0):
     """Fashion-MNIST's training images, drawn with replacement, with `padding` black pixels around them."""
-    # (60000, 28, 28) bytes, (60000,)
-    images, labels = fashion_mnist.load_bytes("train", directory)
+    images, labels = fashion_mnist.load_bytes("train", directory)      # (60000, 28, 28) bytes, (60000,)
 
     def draw(n, rng):
         rows = rng.integers(0, len(images), n)
         x0 = fashion_mnist.to_float(images[rows])  # (n, 1, 28, 28)
-        return np.pad(
-            x0, [(0, 0), (0, 0), (padding, padding), (padding, padding)], constant_values=-1
-        ), labels[rows]
+        margins = [(0, 0), (0, 0), (padding, padding), (padding, padding)]
+        return np.pad(x0, margins, constant_values=-1), labels[rows]
 
     return draw
 
@@ -51,8 +49,7 @@ CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "colour-shapes": shapes.CLASS_NAMES
 
 @cache
 def load_data(name, directory=None):
-    """The data set called `name` (a key of DATA) as a function draw(n, rng) -> x0 (n, ...), labels (n,)
-    integers or None.
+    """The data set called `name`, a key of DATA: a function draw(n, rng) -> x0 (n, ...), labels (n,) or None.
 
     directory is where its files lie; None looks in the usual places. Raises ValueError for an unknown name or
     bad files, OSError where none are found.

@@ -21,18 +21,8 @@ import numpy as np
 
 from npdiff.data.files import written_whole
 
-CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+               "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 # it speaks no https; the digests below are what makes a download safe
 BASE_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 SIDE = 28               # pixels
@@ -108,11 +98,9 @@ def load_bytes(split, directory=None, verify=False, quiet=False):
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
     directory, source = place(directory)
-    official = (
-        SPLITS[split]
-        if verify or source != "argument"
-        else SPLITS[split]._replace(count=None, images_sha256=None, labels_sha256=None)
-    )
+    official = SPLITS[split]
+    if source == "argument" and not verify:
+        official = official._replace(count=None, images_sha256=None, labels_sha256=None)
     if source == "cache":
         download_missing(official, directory, quiet)
 
@@ -125,12 +113,10 @@ def load_bytes(split, directory=None, verify=False, quiet=False):
     return images, labels
 
 
-REMEDY = {
-    "argument": "",
-    "environment": "; NPDIFF_DATA must lead to Fashion-MNIST itself, other sets are read from a directory "
-    "given explicitly",
-    "cache": "; delete this file, and it is downloaded again",
-}
+REMEDY = {"argument": "",
+          "environment": "; NPDIFF_DATA must lead to Fashion-MNIST itself, "
+                         "other sets are read from a directory given explicitly",
+          "cache": "; delete this file, and it is downloaded again"}
 
 
 def place(directory=None):
@@ -154,9 +140,8 @@ def find(directory, name):
         if path.is_file():
             return path
     if not directory.is_dir():
-        raise FileNotFoundError(
-            f"{directory}: there is no such directory; it should hold {name}.gz or {name}"
-        )
+        raise FileNotFoundError(f"{directory}: there is no such directory; "
+                                f"it should hold {name}.gz or {name}")
     raise FileNotFoundError(f"{directory}: it should hold {name}.gz or {name}, and holds neither")
 
 
@@ -230,10 +215,8 @@ def read_idx(path, lowest, highest, needed, sha256=None):
         magic, *shape = np.frombuffer(header, ">u4").tolist()
         if magic != 0x800 + len(lowest):
             right = 0x800 + len(lowest)
-            raise ValueError(
-                f"the magic number is 0x{magic:08x}; an IDX file of bytes with {len(lowest)} axes begins "
-                f"with 0x{right:08x}"
-            )
+            raise ValueError(f"the magic number is 0x{magic:08x}; "
+                             f"an IDX file of bytes with {len(lowest)} axes begins with 0x{right:08x}")
         if not all(low <= size <= high for low, size, high in zip(lowest, shape, highest, strict=True)):
             raise ValueError(f"the header says {' x '.join(map(str, shape))}; {needed}")
         array = np.empty(shape, np.uint8)
@@ -246,10 +229,8 @@ def read_idx(path, lowest, highest, needed, sha256=None):
         digest = hashlib.sha256(header)
         digest.update(array)
         if digest.hexdigest() != sha256:
-            raise ValueError(
-                f"the content is not Fashion-MNIST's (its SHA-256 is {digest.hexdigest()}, and should be "
-                f"{sha256})"
-            )
+            raise ValueError("the content is not Fashion-MNIST's "
+                             f"(its SHA-256 is {digest.hexdigest()}, and should be {sha256})")
     return array
 
 
@@ -261,9 +242,8 @@ def read_labels(path, split):
     if split.count is None:
         labels = read_idx(path, (1,), (MAX_LABELS,), f"1 to {MAX_LABELS:,} labels are expected")
     else:
-        labels = read_idx(
-            path, (split.count,), (split.count,), f"{split.count:,} labels are expected", split.labels_sha256
-        )
+        shape, needed = (split.count,), f"{split.count:,} labels are expected"
+        labels = read_idx(path, shape, shape, needed, split.labels_sha256)
     if labels.max() >= len(CLASS_NAMES):
         first = int(np.argmax(labels >= len(CLASS_NAMES)))
         raise ValueError(f"label {first} is {labels[first]}; labels lie in 0..{len(CLASS_NAMES) - 1}")
@@ -273,23 +253,16 @@ def read_labels(path, split):
 def read_images(path, split):
     """The images of a split, (N, 28, 28) uint8, as many as split.count. Raises ValueError."""
     shape = (split.count, SIDE, SIDE)
-    return read_idx(
-        path,
-        shape,
-        shape,
-        f"{split.count:,} images of {SIDE} x {SIDE} are expected, one for each label",
-        split.images_sha256,
-    )
+    needed = f"{split.count:,} images of {SIDE} x {SIDE} are expected, one for each label"
+    return read_idx(path, shape, shape, needed, split.images_sha256)
 
 
 # The download.
 
 def download_missing(split, directory, quiet=False):
     """Download into `directory` those of a split's two files that it lacks. Errors as those of download."""
-    for name, header, read, size in (
-        (split.labels, 8, read_labels, split.count),
-        (split.images, 16, read_images, split.count * SIDE * SIDE),
-    ):
+    for name, header, read, size in ((split.labels, 8, read_labels, split.count),
+                                     (split.images, 16, read_images, split.count * SIDE * SIDE)):
         if not any((directory / file).exists() for file in (name, f"{name}.gz")):
             download(f"{name}.gz", directory, header + size, partial(read, split=split), quiet)
 
@@ -339,7 +312,5 @@ def receive(url, file, limit, name, quiet=False):
     except (OSError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()
-        raise OSError(
-            f"{url}: the download failed ({error}); nothing of it was kept; a directory with the files can "
-            f"be given instead"
-        ) from None
+        raise OSError(f"{url}: the download failed ({error}); nothing of it was kept; "
+                      "a directory with the files can be given instead") from None

@@ -1,21 +1,19 @@
-"""The two moons: half circles that reach into each other, the smallest data set with a shape that a Gaussian
-cannot have.
-"""
+"""The two moons: two half circles of points that reach into each other."""
 
 import numpy as np
 
 SCALE = 1.5
 JITTER = 0.03       # standard deviation around the arcs, before scaling
-# of the data, exactly: SCALE * (1/2, 1/4); the half turns' sines, mean 2/pi and -2/pi, cancel
+# The mean of the data: SCALE * (1/2, 1/4), as the mean sines of the two half turns, 2/pi and -2/pi, cancel
 MEAN = (0.75, 0.375)
 
 
 def make_moons(n, rng):
     """n points of the two moons, float64 (n, 2).
 
-    theta is uniform on a whole turn. Its first half draws the upper moon, (cos theta, sin theta); its second
-    half is a half circle that hangs down, and moves by (1, 1/2) to become the lower. Normal jitter of 0.03 is
-    added, and everything is multiplied by 1.5. rng is a numpy Generator.
+    theta is uniform on a whole turn. (cos theta, sin theta) of the first half turn is the upper moon. The
+    second half turn, moved by (1, 1/2), is the lower moon. Normal noise of standard deviation 0.03 is added,
+    and everything is multiplied by 1.5. rng is a NumPy Generator.
     """
     theta = rng.random(n) * (2 * np.pi)                                        # (n,)
     points = np.stack([np.cos(theta), np.sin(theta)], axis=1)                  # (n, 2)
