@@ -27,8 +27,10 @@ def create_run(out, recipe, seed):
 
 
 def save_config(run, recipe, seed, history):
-    """Write config.json. history is a list of dicts, one for each time that training began or was resumed:
-    the first step, and what computed it.
+    """Write config.json.
+
+    history is a list of dicts, one for each time that training started or was resumed: the first step, and
+    what computed it.
     """
     config = {"recipe": recipe_to_dict(recipe), "seed": seed, "history": history}
     write_bytes(run / "config.json", json.dumps(config, indent=2).encode() + b"\n")
@@ -84,17 +86,15 @@ def load_checkpoint(run):
 
 
 def sampling_weights(state):
-    """The parameters to sample with, by name: the moving average where the state keeps one, else the
-    parameters themselves.
-    """
+    """The parameters to sample with, by name: their moving average where the state keeps one."""
     group = "ema/" if any(name.startswith("ema/") for name in state) else "params/"
     return {name.removeprefix(group): array for name, array in state.items() if name.startswith(group)}
 
 
 class MetricsLog:
-    """Appends a row to metrics.csv for every so many steps and for the last, whatever it covers.
+    """Appends a row to metrics.csv for every so many steps, and for the last steps.
 
-    Rows after the step that training resumes from are dropped.
+    Where training is resumed, rows after the step it is resumed from are dropped.
     """
 
     def __init__(self, run, every, resumed_from=0):

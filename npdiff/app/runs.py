@@ -1,6 +1,4 @@
-"""Between a recipe and a run directory: train with a log and checkpoints, load what was trained, draw its
-pictures.
-"""
+"""Between a recipe and a run directory: train with a log and checkpoints, load, draw the pictures."""
 
 import contextlib
 import signal

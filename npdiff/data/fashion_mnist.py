@@ -1,12 +1,12 @@
-"""Fashion-MNIST: 70,000 small photographs of garments in ten classes, and any other data set kept in the same
-four files.
+"""Fashion-MNIST: 70,000 small photographs of garments in ten classes, or any other data set in the same four
+files.
 
-Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking machine learning
-algorithms". Each split is two IDX files, gzipped or plain. An IDX file of bytes is four bytes 0, 0, 8, ndim,
-then ndim sizes of four bytes each, big-endian, then one byte per item and nothing else.
+Each split is two IDX files, gzipped or plain. An IDX file of bytes is four bytes 0, 0, 8, ndim, then ndim
+sizes of four bytes each, big-endian, then one byte for each item, and nothing else. Source: [Xiao, Rasul and
+Vollgraf 2017](https://arxiv.org/abs/1708.07747).
 
 The reader trusts no file. It decompresses no more than what the header promises, and one byte to see that
-nothing follows; the header may promise only as many images as there are labels, and up to MAX_LABELS labels.
+nothing follows. The header may promise only as many images as there are labels, and up to MAX_LABELS labels.
 """
 
 import hashlib
@@ -32,9 +32,7 @@ TIMEOUT = 30            # seconds without a byte, after which a download is give
 
 
 class Split(NamedTuple):
-    """What one half of Fashion-MNIST consists of; the digests are the SHA-256 of the decompressed files,
-    whatever compressed them.
-    """
+    """What one half of Fashion-MNIST is made of; the digests are the SHA-256 of the decompressed files."""
     prefix: str
     count: int
     images_sha256: str
@@ -120,8 +118,10 @@ REMEDY = {"argument": "",
 
 
 def place(directory=None):
-    """Where the files are looked for, (Path, source): the first of `directory`, NPDIFF_DATA and the cache
-    that is set; source is a key of REMEDY.
+    """Where the files are looked for, (Path, source): the first that is set of `directory`, NPDIFF_DATA and
+    the cache.
+
+    source is a key of REMEDY.
     """
     if directory is not None:
         return Path(directory).expanduser(), "argument"

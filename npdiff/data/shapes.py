@@ -1,9 +1,10 @@
 """Eight labelled shapes, drawn by formula: an image data set that needs no download.
 
-Each shape is a signed distance: a function d(u, v) of the plane that is negative inside, positive outside,
-and whose size near the edge is the distance to it. Then union is min, intersection is max, removal is max
-with the negative; and an edge is smooth when a pixel's coverage is taken as 1/2 - d, with d in pixels,
-between 0 and 1. All shapes fit in the circle of radius 1; v points up.
+Each shape is a signed distance d(u, v), a function of the plane: negative inside, positive outside, and near
+the edge as large as the distance to it. The union of two shapes is the minimum of their distances, the
+intersection the maximum; to remove a shape is to intersect with minus its distance. A pixel's coverage is 1/2
+- d, with d in pixels, between 0 and 1, which makes smooth edges. All shapes fit in the circle of radius 1; v
+points up.
 """
 
 import math
@@ -28,8 +29,7 @@ def box(u, v, a, b):
 
 
 def lines(u, v, k, first, apothem):
-    """Signed distances to k lines all around the origin and `apothem` away from it, the first in the
-    direction of the angle `first`.
+    """Signed distances to k lines around the origin, each `apothem` away; the first is at the angle `first`.
     """
     for i in range(k):
         angle = first + 2 * math.pi * i / k
@@ -63,10 +63,8 @@ def ring(u, v):
 
 
 def star(u, v):
-    """Five points.
-
-    A star's inside is where at most one of its five lines is crossed, so its distance is the second largest
-    of the five.
+    """Five points. Inside, at most one of five lines is crossed, so the distance is the second largest of the
+    five.
     """
     largest = second = -np.inf
     for side in lines(u, v, 5, math.pi / 2, math.cos(2 * math.pi / 5)):

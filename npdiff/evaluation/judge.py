@@ -1,14 +1,12 @@
-"""The classifier that samples are judged with: a small network, made of this project's layers, that names the
-garment in a Fashion-MNIST image.
+"""The judge: a small classifier, made of npdiff's layers, that names the garment in a Fashion-MNIST image.
 
-N batch, C image channels, H x W positions, (F1, F2) features, U hidden units, K classes
+    conv -> SiLU -> halve -> conv -> SiLU -> halve -> linear -> SiLU -> linear -> logits, one for each class
 
-    conv -> SiLU -> halve -> conv -> SiLU -> halve -> linear -> SiLU -> linear -> logits, one per class
-
-Ask a conditional model for a class, and class_accuracy says how many of its samples are taken for that class.
-Of the real test images it is 91.5% (shirts 73%, every other class 85% and more). It is a number to compare
-models by: it does not see whether all samples of a class are alike. The weights are in judge.safetensors,
-beside this file, and come from examples/09_train_judge.py.
+N batch, C image channels, H x W positions, (F1, F2) features, U hidden units, K classes. A conditional model
+is asked for a class; class_accuracy is the fraction of samples that the judge takes for that class. Of the
+real test images it is 91.5 % (shirts 73 %, every other class 85 % and more). It does not see whether the
+samples of a class are all alike. The weights are in judge.safetensors, beside this file;
+examples/09_train_judge.py makes them.
 """
 
 from dataclasses import dataclass
@@ -67,11 +65,11 @@ class Config:
 
 
 def init(config, rng):
-    """Fresh float64 parameters, a dict of names: weights uniform in +-sqrt(6 / inputs of one output), biases
-    zero (He et al. 2015, section 2.2).
+    """Fresh float64 parameters by name: weights uniform in +-sqrt(6 / inputs of one output), biases zero.
 
-    The models' own +-1/sqrt(inputs) would shrink the image from layer to layer, and with no normalisation
-    inside, training would begin slowly.
+    There is no normalisation inside. With the other networks' +-1/sqrt(inputs) the numbers would become
+    smaller from layer to layer, and training would start slowly. Source: [He et al.
+    2015](https://arxiv.org/abs/1502.01852), section 2.2.
     """
     params = {}
     init_conv(params, "conv1", 3, config.channels, config.features[0], rng)
@@ -153,19 +151,19 @@ def save_weights(params, path):
 
 @cache
 def load_judge():
-    """The parameters of the judge that comes with the package, a dict of float32 arrays; the same dict each
-    time. Errors as those of load_weights.
+    """The parameters of the judge that comes with the package: a dict of float32 arrays, the same dict each
+    time.
+
+    Errors are those of load_weights.
     """
     return load_weights(WEIGHTS)
 
 
 def classify(images, params=None):
-    """What the judge takes each image for: probabilities, rows that sum to 1.
+    """The judge's probabilities of each class.   images (N, 1, 28, 28) in [-1, 1] -> (N, 10) float32
 
-    images (N, 1, 28, 28) floats in [-1, 1] -> (N, 10) float32
-
-    params are those of load_judge unless given. Values somewhat outside [-1, 1], as unclipped samples have,
-    are no error. Raises ValueError for images of another shape, integers, nan or inf.
+    params are those of load_judge unless given. Samples that are not clipped may lie somewhat outside [-1,
+    1]. Raises ValueError for images of another shape, integers, nan or inf.
     """
     images, config = np.asarray(images), Config()
     params = load_judge() if params is None else params
@@ -188,9 +186,8 @@ def classify(images, params=None):
 def class_accuracy(images, labels, params=None):
     """The fraction of images that the judge takes for what their labels say, a float.
 
-    images as for classify, labels (N,) integers in 0..9
-
-    Raises ValueError as classify does, for no images, and for labels that are not one class for each image.
+    images as for classify, labels (N,) integers in 0..9. Raises ValueError as classify does, for no images,
+    and for labels that are not N integers in 0..9.
     """
     if not len(images):
         raise ValueError("there are no images; class_accuracy takes at least one")

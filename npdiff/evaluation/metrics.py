@@ -1,6 +1,4 @@
-"""Metrics: how close samples are to the data, and a loss to the best possible one, without a network's
-opinion.
-"""
+"""Metrics: how close samples are to the data, and how close a loss is to the smallest possible one."""
 
 
 import numpy as np
@@ -17,22 +15,21 @@ from npdiff.verify.oracle import oracle_of
 def energy_distance(x, y):
     """Energy distance between two samples, x (n, d) and y (m, d), a float >= 0.
 
-    Source: [Szekely and Rizzo 2013](https://doi.org/10.1016/j.jspi.2013.03.018), eq. 2.1, as a V-statistic.
-
         2 E|X - Y| - E|X - X'| - E|Y - Y'|
 
-    with every expectation the mean over all pairs, a point with itself included. It is zero only for equal
-    distributions; for two draws of n points from one distribution it is about 2/n E|X - X'|, so compare it
-    with that of fresh data.
+    Each expectation is the mean over all pairs, and a point also makes a pair with itself. It is zero only if
+    the distributions are equal. For two draws of n points from one distribution it is about 2/n E|X - X'|, so
+    compare it with that of fresh data. Source: [Szekely and Rizzo
+    2013](https://doi.org/10.1016/j.jspi.2013.03.018), eq. 2.1, as a V-statistic.
     """
     return 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
 
 
 def mean_distance(x, y, rows=64):
-    """Mean Euclidean distance over all pairs of x (n, d) and y (m, d), `rows` of x at a time so that they
-    stay in the processor's cache.
+    """Mean Euclidean distance over all pairs of x (n, d) and y (m, d), a float.
 
-    |x - y|^2 = -2 x y + |x|^2 + |y|^2 is one product of the rows (-2x, |x|^2, 1) and (y, 1, |y|^2).
+    |x - y|^2 = -2 x y + |x|^2 + |y|^2 is one product of the rows (-2x, |x|^2, 1) and (y, 1, |y|^2). It is
+    computed for `rows` of x at a time, which fit in the processor's cache.
     """
     left = np.concatenate([-2 * x, (x * x).sum(1, keepdims=True), np.ones((len(x), 1))], axis=1)  # (n, d + 2)
     # (d + 2, m)
@@ -54,8 +51,9 @@ def distance_to_arcs(points):
 
 
 def distance_to_half_circle(x, y):
-    """Distance of (x, y) to the upper half of the circle of radius SCALE about 0: radially above its ends,
-    else to the nearer end.
+    """Distance of (x, y) to the upper half of the circle of radius SCALE about 0.
+
+    Above its ends it is the distance to the circle, below them the distance to the nearer end.
     """
     return np.where(y >= 0, abs(np.hypot(x, y) - SCALE), np.hypot(abs(x) - SCALE, y))
 
@@ -70,12 +68,12 @@ def off_arcs(points):
 
 
 def diversity(images, labels):
-    """How far apart samples of one class lie: the mean Euclidean distance over all pairs of different images
-    with the same label, then over the classes.
+    """The mean distance within a class: how different samples of one class are, a float in the images' units.
 
-    images (n, ...), labels (n,) integers -> a float, in the images' own units. Alike samples, however good,
-    make it small; compare it with that of data. Raises ValueError unless every class that occurs occurs at
-    least twice.
+    images (n, ...), labels (n,) integers. It is the mean Euclidean distance over all pairs of different
+    images of a class, then the mean over classes. Samples that are alike make it small, however good they
+    are. Compare it with that of real data. Raises ValueError unless every class that occurs has at least two
+    images.
     """
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
@@ -89,12 +87,14 @@ def diversity(images, labels):
 
 
 def moons_report(draws, fresh):
-    """How good moons are: draws, a list of (n, 2) arrays of samples; fresh, a list of at least as many (m, 2)
-    arrays of fresh data to hold them against.
+    """How good samples of the moons are, beside fresh data.
 
-    -> dict: off_arcs and off_arcs_data (fractions farther than OFF_ARCS from the arcs), energy_distance (mean
-    over the draws, each to one of fresh), energy_distance_data (the 2.5%, 50% and 97.5% points of that
-    distance over all pairs of fresh), mean (2,) of all samples, mean_data (2,), exact.
+    draws is a list of arrays of samples (n, 2), fresh a list of at least as many arrays of fresh data (m, 2).
+    -> dict:
+        off_arcs, off_arcs_data     fractions farther than OFF_ARCS from the arcs
+        energy_distance             mean over the draws, each against one of fresh
+        energy_distance_data        the 2.5 %, 50 % and 97.5 % points of that distance over all pairs of fresh
+        mean, mean_data             (2,) of all samples, and of the data, exact
     """
     samples = np.concatenate(draws)
     within = [mean_distance(x, x) for x in fresh]
@@ -114,9 +114,8 @@ def moons_report(draws, fresh):
 
 
 def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10):
-    """Where the loss comes from: its mean in equal buckets of timesteps, on fresh data and noise.
-
-    -> edges (buckets + 1,), losses (buckets,)
+    """The mean loss in buckets of timesteps, on fresh data and noise -> edges (buckets + 1,), losses
+    (buckets,)
 
     Bucket i holds edges[i] < t <= edges[i + 1].
     """
@@ -137,8 +136,10 @@ def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10):
 
 
 def answers(denoiser, backend, recipe, seed, n, data_dir=None):
-    """What a network says to n fresh noised samples, their timesteps evenly spread over 1..T: x0, x_t (n,
-    ...), t (n,), noise and answer (n, ...), NumPy arrays.
+    """A network's answers to n fresh noised samples -> x0, x_t (n, ...), t (n,), noise, answer (n, ...),
+    NumPy arrays.
+
+    The timesteps are spread evenly over 1..T.
     """
     # an address that no draw of data has
     rng = generator(seed, "data", 2**32)
@@ -153,12 +154,13 @@ def answers(denoiser, backend, recipe, seed, n, data_dir=None):
 
 
 def loss_above_floor(denoiser, backend, recipe, seed):
-    """A network's expected loss and the smallest that any can have: two floats. For data whose law is known.
+    """A network's expected loss, and the floor: two floats. For data whose distribution is known.
 
-    The error of an answer is that of the best answer, the conditional mean, plus its own distance from it,
-    and the two are uncorrelated:
+    The error of an answer is the error of the best answer, the conditional mean, plus the distance between
+    both. These two are uncorrelated, so
         E|answer - target|^2 = E|best - target|^2 + E|answer - best|^2
-    The first is the floor, exact; only the second, small, is averaged over 5,000 draws.
+    The first term is the floor, which is known exactly. Only the second, which is small, is a mean over 5,000
+    draws.
     """
     schedule, oracle = recipe.make_schedule(), oracle_of(recipe.data)
     _, x_t, t, _, answer = answers(denoiser, backend, recipe, seed, 5000)

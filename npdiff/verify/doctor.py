@@ -1,7 +1,7 @@
-"""The doctor: what is wrong with a configuration, found before any training, and what to change.
+"""The doctor: what is wrong with a recipe and a way of sampling it, before any training, and what to change.
 
-A check is a function that answers with a Record; diagnose makes them all, report puts them into lines. No
-network is trained or asked: all follows from the schedule, the sampler, and a draw of the data.
+Each check is a function that returns a Record; diagnose runs them all, report makes lines of them. No network
+is needed: everything follows from the schedule, the sampler, and some of the data.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ POINTS, IMAGES = 20_000, 1000       # how much data is drawn
 
 
 class Record(NamedTuple):
-    """What one check saw, and where something is wrong, what that is and what to change."""
+    """What one check saw; if something is wrong, what it is and what to change."""
     what: str
     number: str
     finding: str | None = None
@@ -32,11 +32,10 @@ class Record(NamedTuple):
 
 
 def diagnose(recipe, sampling, draw):
-    """Every check of a recipe that is to be sampled so: a list of Records.
+    """All checks of a recipe that is to be sampled so: a list of Records.
 
-    draw(n) -> x0 (n, ...) is fresh data of the recipe.
-
-    Raises ValueError for settings that no sampler of this schedule takes.
+    draw(n) -> x0 (n, ...) gives fresh data of the recipe. Raises ValueError for settings that no sampler of
+    this schedule takes.
     """
     x0 = np.asarray(draw(IMAGES if is_image(recipe.model) else POINTS), np.float64)
     return [
@@ -52,9 +51,7 @@ def diagnose(recipe, sampling, draw):
 
 
 def report(recipe, records):
-    """The lines to print: one for each check, and below it, where something is wrong, what that is and what
-    to change.
-    """
+    """The lines to print: one for each check, and below it what is wrong and what to change."""
     name, T = recipe.name, recipe.num_train_timesteps
     yield f"{name}: schedule {recipe.schedule}, T = {T}, prediction_type {recipe.prediction_type}"
     for what, number, finding, advice in records:
@@ -67,7 +64,7 @@ def report(recipe, records):
 
 
 def signal_left(recipe, sampling):
-    """A sentence where x_T is not pure noise although sampling begins with it; else None."""
+    """A sentence if x_T is not pure noise although sampling starts from pure noise; else None."""
     T, alpha_bar = recipe.num_train_timesteps, recipe.make_schedule().alpha_bar[-1]
     if alpha_bar <= SIGNAL_LEFT or sampling.start == "data":
         return None
@@ -76,7 +73,7 @@ def signal_left(recipe, sampling):
 
 
 def terminal_signal(recipe, sampling, x0):
-    """How much of the data x0 (N, ...) is left where the noise should have finished its work."""
+    """How much of the data x0 (N, ...) is left in x_T, which should be noise."""
     schedule = recipe.make_schedule()
     alpha_bar = schedule.alpha_bar[-1]
     number = (
@@ -101,8 +98,7 @@ def terminal_signal(recipe, sampling, x0):
 
 
 def timesteps(recipe, sampling):
-    """What is taken for noise and at which timestep, and how much noise is left for the last jump to take
-    away at once.
+    """At which timestep sampling starts from noise, and how much noise the last jump has to remove at once.
     """
     schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
@@ -124,7 +120,7 @@ def timesteps(recipe, sampling):
 
 
 def sampler(recipe, sampling):
-    """Whether the sampler knows of the timesteps that it leaves out."""
+    """Whether the sampler is right for the timesteps that it leaves out."""
     pairs = time_pairs(recipe.num_train_timesteps, sampling.steps, sampling.timestep_spacing)
     skipping = sum(t - s > 1 for t, s in pairs)
     number = ", ".join(
@@ -142,8 +138,9 @@ def sampler(recipe, sampling):
 
 
 def sample_mean(recipe, sampling, x0):
-    """The mean of the samples that a perfect denoiser would give, were the data Gaussian with the mean and
-    covariance of x0 (N, ...), against the data's.
+    """The mean of the samples of a perfect denoiser, beside the data's.
+
+    It is exact if the data is Gaussian with the mean and covariance of x0 (N, ...).
     """
     mean, axes, variances = principal_axes(x0.reshape(len(x0), -1))
 
@@ -178,14 +175,14 @@ def principal_axes(x0):
 
 
 def expected_mean(recipe, sampling, mean, variances):
-    """The mean of samples of data N(mean, diag(variances)), both (D,), that a perfect denoiser gives: (D,),
-    exact. Clipping and guidance are left out.
+    """The mean of the samples that a perfect denoiser gives for data N(mean, diag(variances)): (D,), exact.
 
-    A coordinate of x_t is jointly normal with that of x_0, and with a = sqrt(alpha_bar)
+    mean and variances are (D,). Clipping and guidance are left out. x_t and x_0 are jointly normal, so
         E[x_0 | x_t] = mean + a variance / (alpha_bar variance + 1 - alpha_bar) (x_t - a mean)
-    So every step of every sampler is affine in x and the noise, and means pass through it as if there were
-    none: the sampler is run once, on the mean of its start, without noise. Where x_t = a mean the answer is
-    mean, and a right sampler goes on to x_s = a_s mean; it is the start that shifts.
+    Every step of every sampler is then affine in x and in the noise. The mean of an affine function is the
+    function of the means, so the sampler is run once, on the mean of its start, without noise. At x_t = a
+    mean the answer is mean, and a right sampler goes on to x_s = a_s mean. So what is wrong in the end is the
+    mean of the start.
     """
     schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
@@ -208,9 +205,7 @@ def expected_mean(recipe, sampling, mean, variances):
 
 
 def cure_of_the_mean(recipe, sampling):
-    """The changes that bring samples back to the data's mean: their names, and the recipe and the sampling
-    with these made.
-    """
+    """The changes that bring the samples' mean to the data's: their names, the recipe, the sampling."""
     names = []
     if sampler(recipe, sampling).finding:
         names, sampling = [*names, "--sampler ancestral"], replace(sampling, sampler="ancestral")
@@ -234,10 +229,10 @@ SOUND_EMBEDDING = (32, 10000.0)
 def time_embedding(recipe):
     """Whether the network can tell timesteps apart by their embeddings.
 
-    All embeddings are of one length, sqrt(time_dim / 2), and |e(t) - e(t')| depends on t - t' alone. A
-    collision is a pair of timesteps, two or more apart, that lie closer than neighbours do: to a network,
-    which is smooth, they are more alike than t and t + 1, though their noise differs more. (Neighbours
-    themselves are told apart by every embedding: its first frequency is 1.)
+    All embeddings have the length sqrt(time_dim / 2), and |e(t) - e(t')| depends on t - t' alone. It is a
+    finding if two timesteps, two or more apart, have embeddings that are closer than those of neighbours: a
+    network is smooth, so it would take them for more alike than t and t + 1, though their noise differs more.
+    (The first frequency is 1, so every embedding tells neighbours apart.)
     """
     distance = embedding_distances(recipe.num_train_timesteps, recipe.model.time_dim, recipe.model.max_period)
     number = f"neighbours {distance[0]:.2g} of the embedding's length apart"
@@ -263,7 +258,7 @@ def embedding_distances(T, time_dim, max_period):
 
 
 def clipping(sampling, x0):
-    """Whether the data lies where estimates of it are held."""
+    """Whether the data lies within the clipping range."""
     reach = float(abs(x0).max())
     if sampling.clip is None:
         return Record("clipping", f"none; the data reaches {reach:.2f}")
@@ -299,9 +294,9 @@ def guidance(recipe, sampling):
 
 
 def best_loss(recipe):
-    """The Bayes floor: the loss of the best network there can be.
+    """The Bayes floor: the loss of the best possible network.
 
-    Where the law of the data is not known, neither is this.
+    It is not known for data whose distribution is not known.
     """
     floor = recipe_floor(recipe)
     if floor is None:

@@ -13,13 +13,15 @@ TAIL = 1e-5             # it is good to 1e-4 when its last coefficients are smal
 
 
 def floor_by_t(oracle, schedule, prediction_type="epsilon", loss_weight="simple"):
-    """The Bayes floor: the smallest loss that any network can have at each t, per coordinate, float64 (T +
-    1,); nan at t = 0, which is never trained.
+    """The Bayes floor at each t: the smallest loss of any network, per coordinate, float64 (T + 1,), nan at t
+    = 0.
 
-    The best answer is that of E[x_0 | x_t], whose error is MMSE(snr_t); squared_error_ratio says what it is
-    in units of the prediction. For epsilon floor_t = snr_t MMSE(snr_t) / D: where x_t is all noise, it can be
-    named, and the floor is 0; where the noise is too weak to be told from the data's own spread, it is 1.
-    Good to 1e-4, relative.
+    The best answer is that of E[x_0 | x_t]. Its error in x_0 is MMSE(snr_t), and squared_error_ratio turns
+    this into an
+    error of the prediction. For epsilon
+        floor_t = snr_t MMSE(snr_t) / D
+    Where x_t is all noise, the noise is known and the floor is 0. Where the noise is too weak to be told from
+    the data's own spread, the floor is 1. Good to 1e-4, relative.
     """
     snr = schedule.snr[1:]  # (T,)
     scale = (
@@ -30,16 +32,16 @@ def floor_by_t(oracle, schedule, prediction_type="epsilon", loss_weight="simple"
 
 
 def bayes_floor(oracle, schedule, prediction_type="epsilon", loss_weight="simple"):
-    """The smallest possible loss: the mean of floor_by_t over t = 1..T, as training draws t, a float."""
+    """The smallest possible loss, a float: the mean of floor_by_t over t = 1..T, as training draws t."""
     return float(floor_by_t(oracle, schedule, prediction_type, loss_weight)[1:].mean())
 
 
 def mmse_by_snr(oracle, snr):
-    """oracle.mmse at many snr (T,), by interpolation, relative error at most about 1e-4.
+    """oracle.mmse at many snr (T,), by interpolation; the relative error is at most about 1e-4.
 
-    log MMSE is a smooth function of log snr, so a polynomial through Chebyshev points stands for it
-    (Trefethen 2013, chapter 8), of twice the degree until its last coefficients are small, unless computing
-    every snr is less work. It ends where MMSE has come within 1e-5 of the data's variance.
+    log MMSE is a smooth function of log snr, so a polynomial through Chebyshev points replaces it (Trefethen
+    2013, chapter 8). Its degree is doubled until its last coefficients are small, unless it is less work to
+    compute every snr. It ends where MMSE is within 1e-5 of the data's variance.
     """
     low = max(snr.min(), min(1e-5 / oracle.mmse(0), snr.max() / 2))
     domain = np.log([low, snr.max()])
@@ -56,8 +58,9 @@ def mmse_by_snr(oracle, snr):
 
 @cache
 def recipe_floor(recipe):
-    """The Bayes floor of the recipe's loss by timestep, (T + 1,), nan at t = 0; None where the law of the
-    data is not known.
+    """The Bayes floor of the recipe's loss at each t, (T + 1,), nan at t = 0.
+
+    None where the distribution of the data is not known.
     """
     oracle = oracle_of(recipe.data)
     return (
@@ -68,8 +71,9 @@ def recipe_floor(recipe):
 
 
 def lowest_loss(recipe):
-    """The mean of recipe_floor over t = 1..T, as training draws t: the smallest loss that any network can
-    have, a float; None where it is not known.
+    """The smallest loss that any network can have, a float: the mean of recipe_floor over t = 1..T.
+
+    None where it is not known.
     """
     floor = recipe_floor(recipe)
     return None if floor is None else float(floor[1:].mean())

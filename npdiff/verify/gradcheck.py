@@ -1,22 +1,21 @@
-"""Gradient checks: derivatives computed from a forward alone, to hold hand-derived backwards against.
+"""Gradient checks: a hand-derived backward is compared with derivatives that need the forward alone.
 
-Every check differentiates one scalar, L = sum(y * dy), y the output and dy a random cotangent: then dL/dinput
-is what the backward returns for dy. (With dy all ones, errors that cancel in the sum stay hidden.) Arrays are
-float64.
+Every check differentiates one number, L = sum(y * dy), where y is the output and dy a random cotangent. Then
+∂L/∂input is what the backward returns for dy. (With dy all ones, errors that cancel in the sum would stay
+unseen.) Arrays are float64.
 """
 
 import numpy as np
 
 
 def complex_step(L, x, h=1e-30):
-    """dL/dx, every element, by the complex step (Squire and Trapp 1998): an array like x, to machine
-    precision.
+    """∂L/∂x, every element, by the complex step: an array like x, exact to rounding.
 
         L(x + ih) = L(x) + ih L'(x) + O(h^2)      so      L'(x) = Im L(x + ih) / h
 
-    Unlike in a finite difference nothing is subtracted, so h can be far below rounding. L takes an array like
-    x, complex, and must be built from analytic operations (no abs, conj, max or real part of what is
-    differentiated).
+    Nothing is subtracted, unlike in a finite difference, so h can be as small as 1e-30. L takes a complex
+    array like x and must be analytic: no abs, conj, max or real part of what is differentiated. Source:
+    [Squire and Trapp 1998](https://doi.org/10.1137/S003614459631241X).
     """
     z = x.astype(np.complex128)
     gradient = np.empty(x.shape)
@@ -28,7 +27,7 @@ def complex_step(L, x, h=1e-30):
 
 
 def central_difference(L, x, h=1e-5):
-    """dL/dx, every element, as (L(x + h) - L(x - h)) / 2h: an array like x, good to about 1e-9 relative.
+    """∂L/∂x, every element, as (L(x + h) - L(x - h)) / 2h: an array like x, good to about 1e-9 relative.
 
     For any L, analytic or not.
     """
@@ -44,34 +43,28 @@ def central_difference(L, x, h=1e-5):
 
 
 def tensor_error(gradient, exact):
-    """The error of a whole tensor: ||gradient - exact|| / ||exact|| (Euclidean norms), a float; 0 if both are
-    zero.
-    """
+    """The error of a whole tensor: |gradient - exact| / |exact|, Euclidean norms, a float. 0 / 0 is 0."""
     return ratio(np.linalg.norm(gradient - exact), np.linalg.norm(exact))
 
 
 def element_error(gradient, exact):
-    """The worst element's error, relative to the tensor's largest entry: max|gradient - exact| / max|exact|,
-    a float; 0 if both are zero.
-    """
+    """The worst element's error: max|gradient - exact| / max|exact|, a float. 0 / 0 is 0."""
     return ratio(abs(gradient - exact).max(initial=0), abs(exact).max(initial=0))
 
 
 def ratio(error, size):
-    """error / size, where 0 / 0 is 0 and error / 0 is inf; never nan, which would pass no comparison and fail
-    none.
-    """
+    """error / size. 0 / 0 is 0, error / 0 is inf, and nan is inf, so that no comparison passes by mistake."""
     if np.isnan(error) or error > 0 and size == 0:
         return np.inf
     return float(error / size) if size > 0 else 0.0
 
 
 def check_gradients(forward, backward, inputs, rng, derivative=complex_step):
-    """Hold a pair's backward against the derivative of its forward, with respect to each of its inputs and
-    with a random cotangent.
+    """Compare a pair's backward with the derivative of its forward, for each of its inputs, with a random
+    cotangent.
 
-    forward(**inputs) -> (y, cache); backward(dy, cache) -> a dict of gradients with the names of inputs, or
-    of some of them. inputs is a dict of float64 arrays. Returns {name: (tensor_error, element_error)}. Raises
+    forward(**inputs) -> (y, cache); backward(dy, cache) -> gradients, a dict with the names of inputs or of
+    some of them. inputs is a dict of float64 arrays. Returns {name: (tensor_error, element_error)}. Raises
     ValueError if a gradient has another shape than its input.
     """
     y, cache = forward(**inputs)
