@@ -13,21 +13,18 @@ TAIL = 1e-5             # it is good to 1e-4 when its last coefficients are smal
 
 
 def floor_by_t(oracle, schedule, prediction_type="epsilon", loss_weight="simple"):
-    """The Bayes floor at each t: the smallest loss of any network, per coordinate, float64 (T + 1,), nan at t
-    = 0.
+    """The Bayes floor at each t: the smallest loss of any network, float64 (T + 1,), nan at t = 0.
 
-    The best answer is that of E[x_0 | x_t]. Its error in x_0 is MMSE(snr_t), and squared_error_ratio turns
-    this into an
-    error of the prediction. For epsilon
+    It is per coordinate. The best answer is that of E[x_0 | x_t]. Its error in x_0 is MMSE(snr_t), and
+    squared_error_ratio turns this into an error of the prediction. For epsilon
         floor_t = snr_t MMSE(snr_t) / D
     Where x_t is all noise, the noise is known and the floor is 0. Where the noise is too weak to be told from
     the data's own spread, the floor is 1. Good to 1e-4, relative.
     """
     snr = schedule.snr[1:]  # (T,)
-    scale = (
-        loss_weights(schedule, prediction_type, loss_weight)[1:]
-        * squared_error_ratio(schedule, prediction_type)[1:]
-    )
+    weights = loss_weights(schedule, prediction_type, loss_weight)
+    ratio = squared_error_ratio(schedule, prediction_type)
+    scale = (weights * ratio)[1:]
     return np.concatenate([[np.nan], scale * mmse_by_snr(oracle, snr) / oracle.dim])
 
 
