@@ -1,0 +1,1 @@
+"""What answers "is the model good?": distances between samples and data, likelihoods, a classifier."""

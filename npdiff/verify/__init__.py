@@ -1,0 +1,1 @@
+"""What answers "is the code right?": gradient checks, exact answers, comparisons, checks of settings."""
