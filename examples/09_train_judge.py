@@ -83,7 +83,7 @@ def main(
     for step, x, y in batches(images, labels, steps, seed):
         logits, cache = judge.forward(params, x, config)                          # (BATCH, 10)
         loss, loss_cache = cross_entropy_forward(logits, y)
-        _, grads = judge.backward(cross_entropy_backward(loss_cache), cache)
+        _, grads = judge.backward(cross_entropy_backward(loss_cache), cache, judge.Config())
         for name in params:
             adam(
                 params[name], grads[name], m[name], v[name], step, learning_rate("cosine", step, steps, PEAK)

@@ -64,6 +64,7 @@ def test_resuming_gives_the_same_bytes(tiny):
     assert all(array.tobytes() == other.export()[name].tobytes() for name, array in denoiser.export().items())
 
 
+@pytest.mark.slow
 def test_textbook_recipe_ends_where_it_was_measured():
     """SOURCES, where they are wrong, no. 2: 0.525, not the promised 0.3."""
     denoiser, backend = fresh(TEXTBOOK_MOONS)

@@ -13,7 +13,6 @@ import hashlib
 import os
 import zlib
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -264,7 +263,7 @@ def download_missing(split, directory, quiet=False):
     for name, header, read, size in ((split.labels, 8, read_labels, split.count),
                                      (split.images, 16, read_images, split.count * SIDE * SIDE)):
         if not any((directory / file).exists() for file in (name, f"{name}.gz")):
-            download(f"{name}.gz", directory, header + size, partial(read, split=split), quiet)
+            download(f"{name}.gz", directory, header + size, lambda path, read=read: read(path, split), quiet)
 
 
 def download(name, directory, content_size, check, quiet=False):

@@ -84,6 +84,7 @@ def test_sample(run, tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(out), str(out.with_suffix(".png"))]
 
 
+@pytest.mark.slow
 def test_default_names_never_collide(run, tmp_path, monkeypatch):
     run, _ = run
     monkeypatch.chdir(tmp_path)

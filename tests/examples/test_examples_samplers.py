@@ -134,6 +134,7 @@ def test_skipping_hurts_and_ddim_does_not(run):
     np.testing.assert_allclose(mean["naive", 1], x.mean(0), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_plateau_is_the_networks_own_error(run):
     numbers, _, printed = run("13_plateau")
     off, exact = numbers["off"], numbers["off"]["exact, ddim"]
@@ -196,6 +197,7 @@ def test_small_steps_taken_too_large_lose_variance(run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_losses_of_two_schedules_do_not_compare(run):
     numbers, _, printed = run("15_schedules")
     losses, excess = numbers["losses"], numbers["excess"]
@@ -264,6 +266,7 @@ def test_guidance_trades_diversity_for_the_class(run):
     assert f"{right[1]:.1%}" in printed
 
 
+@pytest.mark.slow
 def test_guidance_of_a_trained_run(tmp_path):
     untrained = create_run(tmp_path / "run", SHAPES, 0)
     save_checkpoint(untrained, new_denoiser(NumpyBackend(), SHAPES, 0).export())

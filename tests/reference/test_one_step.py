@@ -27,11 +27,11 @@ def of(step, prefix):
     return {name.removeprefix(prefix): array for name, array in step.items() if name.startswith(prefix)}
 
 
-def assert_equal(ours, theirs):
+def assert_equal(ours, theirs, absolute=0.0):
     assert set(ours) == set(theirs)
     for name, array in theirs.items():
         assert np.shape(ours[name]) == array.shape, name
-        assert abs(ours[name] - array).max() <= TOLERANCE * abs(array).max(), name
+        assert abs(ours[name] - array).max() <= TOLERANCE * abs(array).max() + absolute, name
 
 
 @pytest.mark.parametrize("model", ["mlp", "unet"])
@@ -61,7 +61,9 @@ def test_numpy_matches_every_number(step, model):
 
 def test_the_script_makes_the_file_again(step):
     pytest.importorskip("torch", reason="torch is not installed: the file is not made again")
-    assert_equal(make_one_step.one_step("mlp", 0) | make_one_step.one_step("unet", 1), step)
+    again = make_one_step.one_step("mlp", 0) | make_one_step.one_step("unet", 1)
+    rounding = 1e-17 / 1e-8                     # Adam divides a gradient that is zero but for rounding by eps
+    assert_equal(again, step, absolute=make_one_step.LR * rounding)
 
 
 def test_the_reader_prints_every_array(step):

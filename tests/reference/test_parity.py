@@ -121,6 +121,7 @@ def test_divergence_of_random_networks(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("recipe", [MOONS, TEXTBOOK_MOONS], ids=lambda recipe: recipe.name)
+@pytest.mark.slow
 def test_a_thousand_steps_in_float64(recipe, device):
     for _, (ours, theirs), distance in drift(pair("float64", device), replace(recipe, steps=1000), seed=0):
         assert abs(ours - theirs) <= 1e-9 * ours
