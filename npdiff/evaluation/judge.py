@@ -1,12 +1,14 @@
-"""The judge: a small classifier, made of npdiff's layers, that names the garment in a Fashion-MNIST image.
+"""The classifier that judges samples: a small network of this project's layers, which names the garment in a
+Fashion-MNIST image.
 
     conv -> SiLU -> halve -> conv -> SiLU -> halve -> linear -> SiLU -> linear -> logits, one for each class
 
-N batch, C image channels, H x W positions, (F1, F2) features, U hidden units, K classes. A conditional model
-is asked for a class; class_accuracy is the fraction of samples that the judge takes for that class. Of the
-real test images it is 91.5 % (shirts 73 %, every other class 85 % and more). It does not see whether the
-samples of a class are all alike. The weights are in judge.safetensors, beside this file;
-examples/09_train_judge.py makes them.
+    conv -> SiLU -> halve -> conv -> SiLU -> halve -> linear -> SiLU -> linear -> logits, one per class
+
+A conditional model is asked for a class; class_accuracy is the fraction of its samples that the judge takes
+for that class. For the real test images it is 91.5% (shirts 73%, every other class at least 85%). Use it to
+compare models. It does not notice when all samples of a class are alike (npdiff.evaluation.metrics.diversity
+does). The weights are in judge.safetensors, beside this file, and come from examples/09_train_judge.py.
 """
 
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npdiff.data.files import write_bytes
 from npdiff.models.checks import check_at_least, check_image
 from npdiff.models.layers import (
     conv,
@@ -37,26 +40,20 @@ CHUNK = 32              # images classified at once: few enough that their featu
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes of the network."""
-    channels: int = 1
-    """Of an image: 1 grey, 3 colour."""
-    size: int = 28
-    """Height and width of an image, a multiple of 4."""
-    features: tuple[int, int] = (24, 48)
-    """Channels after the first and the second convolution."""
-    hidden: int = 64
-    """Units of the hidden layer."""
-    classes: int = 10
-    """Kinds of image, 0..classes-1."""
+    """The sizes of the network. Raises ValueError for sizes that no network has."""
+    channels: int = 1                           # of an image: 1 grey, 3 colour
+    size: int = 28                              # height and width of an image, a multiple of 4
+    features: tuple[int, int] = (24, 48)        # channels after the first and the second convolution
+    hidden: int = 64                            # units of the hidden layer
+    classes: int = 10                           # kinds of image, 0..classes-1
 
     def __post_init__(self):
         check_at_least(self, 1, "channels", "size", "hidden", "classes")
         if self.size % 4:
             raise ValueError(f"size is {self.size}; it must be a multiple of 4, as it is halved twice")
         if len(self.features) != 2 or min(self.features) < 1:
-            raise ValueError(
-                f"features is {self.features}; it must name two numbers of channels, each at least 1"
-            )
+            raise ValueError(f"features is {self.features}; "
+                             "it must name two numbers of channels, each at least 1")
 
     @property
     def data_shape(self):
@@ -65,16 +62,18 @@ class Config:
 
 
 def init(config, rng):
-    """Fresh float64 parameters by name: weights uniform in +-sqrt(6 / inputs of one output), biases zero.
+    """Fresh float64 parameters by name. Weights are uniform in +-sqrt(6 / n), where n is the number of inputs
+    of one output; biases are zero ([He et al. 2015](https://arxiv.org/abs/1502.01852), section 2.2).
 
-    There is no normalisation inside. With the other networks' +-1/sqrt(inputs) the numbers would become
-    smaller from layer to layer, and training would start slowly. Source: [He et al.
-    2015](https://arxiv.org/abs/1502.01852), section 2.2.
+    The init functions of npdiff.models.layers draw from +-1/sqrt(n). With these weights the image's features
+    would become smaller from layer to layer. This network has no normalisation to correct that, so training
+    would begin slowly.
     """
     params = {}
     init_conv(params, "conv1", 3, config.channels, config.features[0], rng)
     init_conv(params, "conv2", 3, *config.features, rng)
-    init_linear(params, "linear1", config.features[1] * (config.size // 4) ** 2, config.hidden, rng)
+    quarter = config.size // 4
+    init_linear(params, "linear1", config.features[1] * quarter ** 2, config.hidden, rng)
     init_linear(params, "linear2", config.hidden, config.classes, rng)
     for name, array in params.items():
         array *= 6 ** 0.5 if name.endswith(".W") else 0
@@ -124,18 +123,19 @@ def backward(dlogits, cache, config):
 
 
 def load_weights(path):
-    """Parameters kept by save_weights, as float32.
+    """Parameters that save_weights wrote, as float32.
 
-    Raises FileNotFoundError, or ValueError if the file is damaged or of another network.
+    Raises FileNotFoundError, and ValueError if the file is damaged or of another network.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
+
     try:
         params = load(Path(path).read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    expected = {name: array.shape for name, array in init(Config(), np.random.default_rng(0)).items()}
-    if {name: array.shape for name, array in params.items()} != expected:
+    expected = shapes(init(Config(), np.random.default_rng(0)))
+    if shapes(params) != expected:
         raise ValueError(f"{path} holds the weights of another network than the judge")
     return {name: params[name].astype(np.float32) for name in expected}
 
@@ -144,17 +144,20 @@ def save_weights(params, path):
     """Write parameters as float16, which halves the file and rounds each to 11 bits."""
     from safetensors.numpy import save
 
-    Path(path).write_bytes(
-        save({name: np.ascontiguousarray(array, np.float16) for name, array in params.items()})
-    )
+    half = {name: np.ascontiguousarray(array, np.float16) for name, array in params.items()}
+    write_bytes(path, save(half))
+
+
+def shapes(params):
+    """The shape of every array, by name."""
+    return {name: array.shape for name, array in params.items()}
 
 
 @cache
 def load_judge():
-    """The parameters of the judge that comes with the package: a dict of float32 arrays, the same dict each
-    time.
+    """The parameters of the judge in this package, a dict of float32 arrays, the same dict each time.
 
-    Errors are those of load_weights.
+    Raises the errors of load_weights.
     """
     return load_weights(WEIGHTS)
 
@@ -162,23 +165,22 @@ def load_judge():
 def classify(images, params=None):
     """The judge's probabilities of each class.   images (N, 1, 28, 28) in [-1, 1] -> (N, 10) float32
 
-    params are those of load_judge unless given. Samples that are not clipped may lie somewhat outside [-1,
-    1]. Raises ValueError for images of another shape, integers, nan or inf.
+    images (N, 1, 28, 28) floats in [-1, 1] -> (N, 10) float32
+
+    params are those of load_judge unless given. Values outside [-1, 1], as unclipped samples have, are
+    allowed. Raises ValueError for images of another shape, integers, nan or inf.
     """
     images, config = np.asarray(images), Config()
     params = load_judge() if params is None else params
     if images.shape[1:] != config.data_shape:
-        raise ValueError(
-            f"the images have shape {images.shape}; the judge takes (N, "
-            f"{', '.join(map(str, config.data_shape))})"
-        )
+        takes = ", ".join(map(str, config.data_shape))
+        raise ValueError(f"the images have shape {images.shape}; the judge takes (N, {takes})")
     if images.dtype.kind != "f" or not np.isfinite(images).all():
-        raise ValueError(
-            f"the images are {images.dtype}, or hold nan or inf; the judge takes floats in [-1, 1]"
-        )
+        raise ValueError(f"the images are {images.dtype}, or hold nan or inf; "
+                         "the judge takes floats in [-1, 1]")
     probabilities = np.empty((len(images), config.classes), np.float32)
     for n in range(0, len(images), CHUNK):
-        logits, _ = forward(params, images[n:n + CHUNK].astype(np.float32), config)    # (CHUNK, K)
+        logits, _ = forward(params, images[n:n + CHUNK].astype(np.float32), config)     # (CHUNK, K)
         probabilities[n:n + CHUNK] = softmax(logits)
     return probabilities
 

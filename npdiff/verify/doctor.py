@@ -1,7 +1,7 @@
-"""The doctor: what is wrong with a recipe and a way of sampling it, before any training, and what to change.
+"""The doctor finds what is wrong with a configuration before any training, and says what to change.
 
-Each check is a function that returns a Record; diagnose runs them all, report makes lines of them. No network
-is needed: everything follows from the schedule, the sampler, and some of the data.
+A check is a function that returns a Record. diagnose makes all checks, report turns them into lines. No
+network is trained or asked: the schedule, the sampler and a draw of the data are enough.
 """
 
 from dataclasses import replace
@@ -16,15 +16,13 @@ from npdiff.samplers import SAMPLERS, time_pairs, to_x0_eps
 from npdiff.schedule import make_schedule
 from npdiff.verify.floor import recipe_floor
 
-# an alpha_bar above this at the start of sampling: x still holds more than 3% of x_0's size
-SIGNAL_LEFT = 1e-3
-# of the data's standard deviation: a sample mean farther than this from the data's is a finding
-SHIFT = 0.05
+SIGNAL_LEFT = 1e-3                  # above this alpha_bar, x_t holds more than 3% of x_0's size
+SHIFT = 0.05                        # how far the samples' mean may be off, in standard deviations of the data
 POINTS, IMAGES = 20_000, 1000       # how much data is drawn
 
 
 class Record(NamedTuple):
-    """What one check saw; if something is wrong, what it is and what to change."""
+    """What one check saw. Where something is wrong, also what that is and what to change."""
     what: str
     number: str
     finding: str | None = None
@@ -32,10 +30,10 @@ class Record(NamedTuple):
 
 
 def diagnose(recipe, sampling, draw):
-    """All checks of a recipe that is to be sampled so: a list of Records.
+    """Every check of a recipe and of how it is to be sampled: a list of Records.
 
-    draw(n) -> x0 (n, ...) gives fresh data of the recipe. Raises ValueError for settings that no sampler of
-    this schedule takes.
+    draw(n) -> x0 (n, ...) is fresh data of the recipe. Raises ValueError for settings that no sampler of this
+    schedule takes.
     """
     x0 = np.asarray(draw(IMAGES if is_image(recipe.model) else POINTS), np.float64)
     return [
@@ -51,7 +49,9 @@ def diagnose(recipe, sampling, draw):
 
 
 def report(recipe, records):
-    """The lines to print: one for each check, and below it what is wrong and what to change."""
+    """The lines to print, one after the other. Each check has one; below a check that found something wrong
+    stand what that is and what to change.
+    """
     name, T = recipe.name, recipe.num_train_timesteps
     yield f"{name}: schedule {recipe.schedule}, T = {T}, prediction_type {recipe.prediction_type}"
     for what, number, finding, advice in records:
@@ -64,7 +64,7 @@ def report(recipe, records):
 
 
 def signal_left(recipe, sampling):
-    """A sentence if x_T is not pure noise although sampling starts from pure noise; else None."""
+    """A sentence if sampling starts from noise although x_T is not pure noise; else None."""
     T, alpha_bar = recipe.num_train_timesteps, recipe.make_schedule().alpha_bar[-1]
     if alpha_bar <= SIGNAL_LEFT or sampling.start == "data":
         return None
@@ -73,98 +73,83 @@ def signal_left(recipe, sampling):
 
 
 def terminal_signal(recipe, sampling, x0):
-    """How much of the data x0 (N, ...) is left in x_T, which should be noise."""
+    """How much of the data x0 (N, ...) is left in x_T."""
     schedule = recipe.make_schedule()
-    alpha_bar = schedule.alpha_bar[-1]
-    number = (
-        f"alpha_bar[{schedule.T}] = {alpha_bar:.3g}, SNR {schedule.snr[-1]:.3g}; "
-        f"prior term of the bound, E KL(q(x_T | x_0) || N(0, I)): {prior_kl(x0, schedule):.3g} nats per "
-        f"dimension"
-    )
+    number = (f"alpha_bar[{schedule.T}] = {schedule.alpha_bar[-1]:.3g}, SNR {schedule.snr[-1]:.3g}; "
+              "prior term of the bound, E KL(q(x_T | x_0) || N(0, I)): "
+              f"{prior_kl(x0, schedule):.3g} nats per dimension")
     finding = signal_left(recipe, sampling)
     if finding is None:
         return Record("signal in x_T", number)
-    cures = {
+    changes = {
         "--schedule rescaled_linear": ("rescaled_linear", schedule.T),
         "--num-train-timesteps 1000": (recipe.schedule, 1000),
     }
-    left = {name: make_schedule(*cure).alpha_bar[-1] for name, cure in cures.items()}
-    advice = " or ".join(
-        f"{name} (alpha_bar[T] = {alpha_bar:.1e})"
-        for name, alpha_bar in left.items()
-        if alpha_bar <= SIGNAL_LEFT
-    )
+    left = {flag: make_schedule(*change).alpha_bar[-1] for flag, change in changes.items()}
+    advice = " or ".join(f"{flag} (alpha_bar[T] = {alpha_bar:.1e})" for flag, alpha_bar in left.items()
+                         if alpha_bar <= SIGNAL_LEFT)
     return Record("signal in x_T", number, finding, advice)
 
 
 def timesteps(recipe, sampling):
-    """At which timestep sampling starts from noise, and how much noise the last jump has to remove at once.
-    """
+    """At which timestep sampling starts, and how much noise the last jump removes."""
     schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
     (first, _), (last, _) = pairs[0], pairs[-1]
     start = "N(0, I)" if sampling.start == "noise" else "data with noise"
-    number = (
-        f"from {start} at t = {first} (alpha_bar {schedule.alpha_bar[first]:.3g}) in {len(pairs)} jumps, "
-        f"the last from t = {last} (noise {schedule.sigma[last]:.2g})"
-    )
+    number = (f"from {start} at t = {first} (alpha_bar {schedule.alpha_bar[first]:.3g}) "
+              f"in {len(pairs)} jumps, the last from t = {last} (noise {schedule.sigma[last]:.2g})")
     if first == schedule.T or sampling.start == "data":
         return Record("timesteps", number)
-    return Record(
-        "timesteps",
-        number,
-        f"N(0, I) is taken for x_{first}, which holds more of x_0 than x_{schedule.T}: "
-        f"alpha_bar is {schedule.alpha_bar[first]:.3g}, not {schedule.alpha_bar[-1]:.3g}",
-        f"--timestep-spacing trailing, which begins at t = {schedule.T}",
-    )
+    finding = (f"N(0, I) is taken for x_{first}, which holds more of x_0 than x_{schedule.T}: "
+               f"alpha_bar is {schedule.alpha_bar[first]:.3g}, not {schedule.alpha_bar[-1]:.3g}")
+    advice = f"--timestep-spacing trailing, which begins at t = {schedule.T}"
+    return Record("timesteps", number, finding, advice)
 
 
 def sampler(recipe, sampling):
-    """Whether the sampler is right for the timesteps that it leaves out."""
+    """Whether the sampler removes all the noise between the timesteps that it visits."""
     pairs = time_pairs(recipe.num_train_timesteps, sampling.steps, sampling.timestep_spacing)
     skipping = sum(t - s > 1 for t, s in pairs)
-    number = ", ".join(
-        [sampling.sampler, *(f"{name} {value}" for name, value in sampling.options(recipe).items())]
-    )
+    options = [f"{name} {value}" for name, value in sampling.options(recipe).items()]
+    number = ", ".join([sampling.sampler, *options])
     if sampling.sampler != "naive_skip" or not skipping:
         return Record("sampler", number)
-    return Record(
-        "sampler",
-        number,
-        f"wrong on purpose: {skipping} of its {len(pairs)} jumps take away one timestep's noise, and go on "
-        f"as if it were all",
-        "--sampler ancestral, or ddim",
-    )
+    finding = (f"wrong on purpose: {skipping} of its {len(pairs)} jumps remove the noise of one timestep "
+               "where they skip several")
+    return Record("sampler", number, finding, "--sampler ancestral, or ddim")
 
 
 def sample_mean(recipe, sampling, x0):
-    """The mean of the samples of a perfect denoiser, beside the data's.
+    """The mean of the samples, compared with the mean of the data x0 (N, ...).
 
-    It is exact if the data is Gaussian with the mean and covariance of x0 (N, ...).
+    The samples are those of a perfect denoiser of Gaussian data with the mean and covariance of x0.
     """
     mean, axes, variances = principal_axes(x0.reshape(len(x0), -1))
 
     def shift(recipe, sampling):
-        return axes @ (expected_mean(recipe, sampling, mean @ axes, variances) - mean @ axes)      # (D,)
+        along_axes = mean @ axes
+        return axes @ (expected_mean(recipe, sampling, along_axes, variances) - along_axes)         # (D,)
 
-    def size(off):
-        return float(np.linalg.norm(off) / variances.sum() ** 0.5)
+    def in_deviations(shift):
+        return float(np.linalg.norm(shift) / variances.sum() ** 0.5)
 
-    def place(point):
-        return (
-            f"({', '.join(f'{coordinate:.3f}' for coordinate in point)})"
-            if len(point) < 4
-            else f"brightness {point.mean():.3f}"
-        )
+    def in_words(point):
+        if len(point) >= 4:
+            return f"brightness {point.mean():.3f}"
+        return f"({', '.join(f'{coordinate:.3f}' for coordinate in point)})"
 
     off = shift(recipe, sampling)
-    number = (f"{place(mean + off)}, the data's {place(mean)}: {size(off):.2g} standard deviations off "
+    number = (f"{in_words(mean + off)}, the data's {in_words(mean)}: "
+              f"{in_deviations(off):.2g} standard deviations off "
               "(perfect denoiser of Gaussian data, no clipping or guidance)")
-    if size(off) <= SHIFT:
+    if in_deviations(off) <= SHIFT:
         return Record("mean of samples", number)
-    names, *cured = cure_of_the_mean(recipe, sampling)
-    return Record("mean of samples", number, "however good the network, the samples' mean is not the data's",
-                  f"{' and '.join(names)}, which leaves {size(shift(*cured)):.1g} standard deviations")
+    flags, *changed = with_the_right_mean(recipe, sampling)
+    finding = "even with a perfect network, the samples' mean is not the data's"
+    left = in_deviations(shift(*changed))
+    advice = f"{' and '.join(flags)}, which leaves {left:.1g} standard deviations"
+    return Record("mean of samples", number, finding, advice)
 
 
 def principal_axes(x0):
@@ -175,14 +160,15 @@ def principal_axes(x0):
 
 
 def expected_mean(recipe, sampling, mean, variances):
-    """The mean of the samples that a perfect denoiser gives for data N(mean, diag(variances)): (D,), exact.
+    """The exact mean (D,) of the samples that a perfect denoiser gives, for data N(mean, diag(variances)).
 
-    mean and variances are (D,). Clipping and guidance are left out. x_t and x_0 are jointly normal, so
+    mean and variances are (D,). Clipping and guidance are left out. The perfect denoiser is derived in
+    npdiff.verify.oracle.GaussianMixture.moments; for each coordinate, with a = sqrt(alpha_bar),
         E[x_0 | x_t] = mean + a variance / (alpha_bar variance + 1 - alpha_bar) (x_t - a mean)
-    Every step of every sampler is then affine in x and in the noise. The mean of an affine function is the
-    function of the means, so the sampler is run once, on the mean of its start, without noise. At x_t = a
-    mean the answer is mean, and a right sampler goes on to x_s = a_s mean. So what is wrong in the end is the
-    mean of the start.
+    So every step of every sampler is a linear function of x and the noise, plus a constant. The noise has
+    mean 0. Therefore the sampler is run once, from the mean of its start, without noise. Where x_t = a mean,
+    the answer is mean, and a right sampler goes on to x_s = a_s mean. So only a wrong start, or a sampler
+    that is wrong, shifts the mean.
     """
     schedule = recipe.make_schedule()
     pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
@@ -191,48 +177,47 @@ def expected_mean(recipe, sampling, mean, variances):
         a, alpha_bar = float(schedule.a[t]), float(schedule.alpha_bar[t])
         return mean + a * variances / (alpha_bar * variances + 1 - alpha_bar) * (x - a * mean)
 
+    def no_noise(t):
+        return 0.0
+
     first, _ = pairs[0]
     start = schedule.a[first] * mean if sampling.start == "data" else 0 * mean
-    *_, (_, x) = SAMPLERS[sampling.sampler](
-        to_x0_eps(predict, schedule, "sample"),
-        start,
-        schedule,
-        lambda t: 0.0,
-        pairs,
-        **sampling.options(recipe),
-    )
+    run = SAMPLERS[sampling.sampler]
+    denoise = to_x0_eps(predict, schedule, "sample")
+    *_, (_, x) = run(denoise, start, schedule, no_noise, pairs, **sampling.options(recipe))
     return x
 
 
-def cure_of_the_mean(recipe, sampling):
-    """The changes that bring the samples' mean to the data's: their names, the recipe, the sampling."""
-    names = []
+def with_the_right_mean(recipe, sampling):
+    """What to change so that the samples have the data's mean: the flags, and the changed recipe and
+    sampling.
+    """
+    flags = []
     if sampler(recipe, sampling).finding:
-        names, sampling = [*names, "--sampler ancestral"], replace(sampling, sampler="ancestral")
+        flags.append("--sampler ancestral")
+        sampling = replace(sampling, sampler="ancestral")
     if timesteps(recipe, sampling).finding:
-        names, sampling = (
-            [*names, "--timestep-spacing trailing"],
-            replace(sampling, timestep_spacing="trailing"),
-        )
+        flags.append("--timestep-spacing trailing")
+        sampling = replace(sampling, timestep_spacing="trailing")
     if signal_left(recipe, sampling):
-        names, recipe = [*names, "--schedule rescaled_linear"], replace(recipe, schedule="rescaled_linear")
-    if not names:
-        names = ["--schedule zero_snr_linear --prediction-type v_prediction"]
+        flags.append("--schedule rescaled_linear")
+        recipe = replace(recipe, schedule="rescaled_linear")
+    if not flags:
+        flags.append("--schedule zero_snr_linear --prediction-type v_prediction")
         recipe = replace(recipe, schedule="zero_snr_linear", prediction_type="v_prediction")
-    return names, recipe, sampling
+    return flags, recipe, sampling
 
 
-# time_dim and max_period that tell timesteps apart up to T = 4000 and beyond
-SOUND_EMBEDDING = (32, 10000.0)
+SOUND_EMBEDDING = (32, 10000.0)     # time_dim and max_period that tell timesteps apart, tested to T = 4000
 
 
 def time_embedding(recipe):
     """Whether the network can tell timesteps apart by their embeddings.
 
-    All embeddings have the length sqrt(time_dim / 2), and |e(t) - e(t')| depends on t - t' alone. It is a
-    finding if two timesteps, two or more apart, have embeddings that are closer than those of neighbours: a
-    network is smooth, so it would take them for more alike than t and t + 1, though their noise differs more.
-    (The first frequency is 1, so every embedding tells neighbours apart.)
+    All embeddings e(t) have the length sqrt(time_dim / 2), and |e(t) - e(t')| depends only on t - t'. Two
+    timesteps collide if they are two or more apart, and their embeddings are closer than those of neighbours.
+    A network is a smooth function, so to it they are more alike than t and t + 1, though their noise differs
+    more. (Every embedding tells neighbours apart: its first frequency is 1.)
     """
     distance = embedding_distances(recipe.num_train_timesteps, recipe.model.time_dim, recipe.model.max_period)
     number = f"neighbours {distance[0]:.2g} of the embedding's length apart"
@@ -243,12 +228,8 @@ def time_embedding(recipe):
     if distance[gap - 1] >= distance[0]:
         return Record("time embedding", number)
     time_dim, max_period = SOUND_EMBEDDING
-    return Record(
-        "time embedding",
-        number,
-        f"timesteps {gap} apart look more alike to the network than neighbours",
-        f"time_dim {time_dim}, max_period {max_period:g}",
-    )
+    finding = f"timesteps {gap} apart look more alike to the network than neighbours"
+    return Record("time embedding", number, finding, f"time_dim {time_dim}, max_period {max_period:g}")
 
 
 def embedding_distances(T, time_dim, max_period):
@@ -258,7 +239,7 @@ def embedding_distances(T, time_dim, max_period):
 
 
 def clipping(sampling, x0):
-    """Whether the data lies within the clipping range."""
+    """Whether all data lies in the range that estimates of x_0 are clipped to."""
     reach = float(abs(x0).max())
     if sampling.clip is None:
         return Record("clipping", f"none; the data reaches {reach:.2f}")
@@ -266,45 +247,31 @@ def clipping(sampling, x0):
     number = f"x_0 is held in +-{sampling.clip:g}; the data reaches {reach:.2f}"
     if not outside:
         return Record("clipping", number)
-    return Record(
-        "clipping",
-        number,
-        f"{outside:.2%} of the data's values lie outside, where no sample can",
-        f"--clip {np.ceil(10 * reach) / 10:g}, or none",
-    )
+    finding = f"{outside:.2%} of the data's values lie outside, where no sample can"
+    return Record("clipping", number, finding, f"--clip {np.ceil(10 * reach) / 10:g}, or none")
 
 
 def guidance(recipe, sampling):
-    """Whether the network was trained for what guidance asks of it."""
-    number = f"{sampling.guidance:g}; " + (
-        f"{recipe.label_dropout:.0%} of the labels dropped in training" if recipe.conditional else "no labels"
-    )
+    """Whether the network was trained without labels too, as guidance needs."""
+    dropped = f"{recipe.label_dropout:.0%} of the labels dropped in training"
+    labels = dropped if recipe.conditional else "no labels"
+    number = f"{sampling.guidance:g}; {labels}"
     if sampling.guidance == 1 or recipe.conditional and recipe.label_dropout:
         return Record("guidance", number)
     if not recipe.conditional:
-        return Record(
-            "guidance", number, f"{recipe.name} takes no labels, and sampling will refuse", "--guidance 1"
-        )
-    return Record(
-        "guidance",
-        number,
-        "the network is asked for a prediction without labels, and never learned one",
-        "label_dropout 0.1, or --guidance 1",
-    )
+        finding = f"{recipe.name} takes no labels, and sampling will refuse"
+        return Record("guidance", number, finding, "--guidance 1")
+    finding = "guidance asks the network for a prediction without a label, which it was not trained for"
+    return Record("guidance", number, finding, "label_dropout 0.1, or --guidance 1")
 
 
 def best_loss(recipe):
-    """The Bayes floor: the loss of the best possible network.
-
-    It is not known for data whose distribution is not known.
-    """
+    """The Bayes floor: the loss of the best possible network. Known only where the data's distribution is."""
     floor = recipe_floor(recipe)
     if floor is None:
-        return Record(
-            "best loss",
-            f"not known, as the law of {recipe.data} is not; losses compare only within one schedule",
-        )
-    tenths = " ".join(f"{part.mean():.3f}" for part in np.array_split(floor[1:], min(10, len(floor) - 1)))
-    return Record(
-        "best loss", f"{floor[1:].mean():.3f}, the least that any network can reach; by tenth of t: {tenths}"
-    )
+        return Record("best loss", f"not known, as the distribution of {recipe.data} is not known; "
+                                   "compare losses only within one schedule")
+    tenths = np.array_split(floor[1:], min(10, len(floor) - 1))
+    by_tenth = " ".join(f"{tenth.mean():.3f}" for tenth in tenths)
+    return Record("best loss", f"{floor[1:].mean():.3f}, the least that any network can reach; "
+                               f"by tenth of t: {by_tenth}")
