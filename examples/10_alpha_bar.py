@@ -27,15 +27,16 @@ from matplotlib.figure import Figure
 from npdiff.app.figures import save
 from npdiff.schedule import SCHEDULES, Schedule, beta_of, make_schedule
 
+# Line, marker and colour. Some curves lie on each other: their markers stand at different timesteps.
 STYLES = {
-    "linear": ("-", "tab:blue", 3),
-    "rescaled_linear": (":", "black", 1.4),
-    "zero_snr_linear": ("--", "tab:cyan", 1.4),
-    "cosine": ("-", "tab:orange", 3),
-    "scaled_linear": ("-", "tab:green", 1.4),
-    "sigmoid": ("-", "tab:purple", 1.4),
-    "karras": ("-", "tab:brown", 1.4),
-    "straight": ("-", "0.5", 1.4),
+    "linear": ("-", "o", "tab:blue"),
+    "rescaled_linear": (":", "x", "black"),
+    "zero_snr_linear": ("--", "s", "tab:cyan"),
+    "cosine": ("-", "^", "tab:orange"),
+    "scaled_linear": ("-.", "v", "tab:green"),
+    "sigmoid": ("-", "D", "tab:purple"),
+    "karras": ("--", "P", "tab:brown"),
+    "straight": ("-.", "*", "0.4"),
 }
 
 
@@ -74,24 +75,27 @@ def main(num_train_timesteps: int = 1000, out: Path = Path("runs/examples")):
             f" {log_snr[0] - log_snr[half - 1]:20.2f}  {log_snr[half - 1] - log_snr[-1]:8.2f}  "
             f"{2 + fall_log_snr.argmax():11}  {2 + fall_log_snr.argmin():10}"
         )
-        line, colour, width = STYLES[name]
+        line, marker, colour = STYLES[name]
+        eighth = max(1, T // 8)
+        # the first marker, and the distance of the others
+        every = (list(STYLES).index(name) * eighth // len(STYLES), eighth)
         for panel, x, y in (
             (left, t, schedule.alpha_bar[1:]),
             (right, t, log_snr),
             (left_fall, t, fall * T),
             (right_fall, t[1:], fall_log_snr * T),
         ):
-            panel.plot(x, y, line, color=colour, linewidth=width, label=name)
+            panel.plot(x, y, line, color=colour, marker=marker, markevery=every, markersize=5, label=name)
     print(f"a rise: {refusal(make_schedule('linear', T), half)}")
 
-    left.set(ylabel=r"$\bar\alpha_t$", title="the signal's share of power")
+    left.set(ylabel=r"$\bar\alpha_t$", title="the data's share of the variance of $x_t$")
     right.set(
         ylabel=r"$\log\,(\bar\alpha_t / (1 - \bar\alpha_t))$",
         title="the logarithm of the signal-to-noise ratio",
         ylim=(-14, 14),
     )
-    left_fall.set(xlabel="t", ylabel=r"fall in one step $\times\ T$", ylim=(0, None), xlim=(0, T))
-    right_fall.set(xlabel="t", ylabel=r"fall in one step $\times\ T$", yscale="log")
+    left_fall.set(xlabel="timestep t", ylabel=r"fall in one step $\times\ T$", ylim=(0, None), xlim=(0, T))
+    right_fall.set(xlabel="timestep t", ylabel=r"fall in one step $\times\ T$", yscale="log")
     left.legend(frameon=False)
     print(save(figure, out / "10_alpha_bar.png"))
     return falls

@@ -26,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits
 
 from npdiff.app.checkpoint import sampling_weights
 from npdiff.app.figures import save
@@ -40,6 +39,8 @@ from npdiff.training import new_denoiser, train
 from npdiff.verify.floor import recipe_floor
 
 STYLES = {"linear": "tab:blue", "rescaled_linear": "0.5", "cosine": "tab:orange"}
+LINES = {"linear": "-", "rescaled_linear": "-.", "cosine": ":"}
+HATCHES = ("//", "..", "xx")
 CLIP = 3.2          # no coordinate of the data is larger
 SAMPLINGS = {
     "ancestral": Sampling(clip=CLIP),
@@ -48,8 +49,6 @@ SAMPLINGS = {
 }
 
 
-# the products are small; more threads would only wait for one another
-@threadpool_limits.wrap(limits=1, user_api="blas")
 def main(
     steps: int = 2000,
     num_train_timesteps: int = 300,
@@ -97,33 +96,42 @@ def main(
         for name in STYLES:
             print(f"{name:15}{''.join(f' {values[name, how]:{form}}' for how in SAMPLINGS)}")
 
-    figure = Figure(figsize=(12, 7.4), layout="constrained")
+    figure = Figure(figsize=(13, 7.6), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1.1, 1])
-    curve, floor = top.subplots(1, 2)
+    bars, curve, floor = top.subplots(1, 3)
+    for place, (name, colour) in enumerate(STYLES.items()):
+        loss, lowest = losses[name][-tail:].mean(), floors[name][1:].mean()
+        bars.bar(place, loss, color=colour, alpha=0.6, hatch=HATCHES[place])
+        bars.hlines(lowest, place - 0.4, place + 0.4, color="0", linewidth=2.5)
+        bars.annotate(f"{loss / lowest - 1:.0%}\nabove its floor", (place, loss), (0, 3),
+                      textcoords="offset points", ha="center")
+    bars.set(xticks=range(len(STYLES)), xticklabels=STYLES, ylim=(0, 0.7),
+             ylabel="loss of the last tenth of training", title="each loss beside its own floor (black)")
     window = max(1, steps // 20)
     for name, colour in STYLES.items():
         curve.plot(
             np.arange(window, steps + 1),
             np.convolve(losses[name], np.ones(window) / window, "valid"),
+            LINES[name],
             color=colour,
             linewidth=2,
             label=name,
         )
         curve.axhline(floors[name][1:].mean(), color=colour, linestyle="--", linewidth=1)
-        floor.plot(floors[name], color=colour, linewidth=2)
+        floor.plot(floors[name], LINES[name], color=colour, linewidth=2, label=name)
     curve.set(
-        xlabel="step",
+        xlabel="training step",
         ylabel=f"loss (mean of {window} steps)",
-        title="dashed: the Bayes floor, the best that is possible",
+        title="thin dashed lines: the floors",
         ylim=(0, 0.62),
     )
     curve.legend(frameon=False)
     floor.set(
-        xlabel="t",
+        xlabel="timestep t",
         ylabel="floor of the loss at t",
         ylim=(0, 1.02),
         xlim=(0, schedule.T),
-        title="where it comes from: the floor's mean over t is dashed",
+        title="the floor at each t",
     )
     for panel, (name, colour) in zip(bottom.subplots(1, len(STYLES)), STYLES.items()):
         panel.plot(*data.T, ".", color="0.85", markersize=3)
