@@ -1,5 +1,4 @@
-"""The judge: its gradients by the complex step, and the weights in the package against the real test images.
-"""
+"""The judge: its gradients by the complex step, and its weights on the real test images."""
 
 import os
 from dataclasses import replace
@@ -22,8 +21,9 @@ SMALL = judge.Config(size=4, features=(2, 3), hidden=3, classes=4)
 
 
 def check_judge(config, rng, derivative=complex_step, backward=judge.backward):
-    """check_gradients of the loss of a whole small network, with respect to its images and every parameter,
-    from images to cross-entropy.
+    """check_gradients of the loss of a whole small network, from its images to the cross-entropy.
+
+    For the images and every parameter.
     """
     params = judge.init(config, rng)
     x, labels = rng.standard_normal((3, *config.data_shape)), rng.integers(0, config.classes, 3)
@@ -55,17 +55,14 @@ def check_judge(config, rng, derivative=complex_step, backward=judge.backward):
 )
 def test_gradients(changes):
     for seed in range(3):
-        for name, (tensor, element) in check_judge(
-            replace(SMALL, **changes), np.random.default_rng(seed)
-        ).items():
+        errors = check_judge(replace(SMALL, **changes), np.random.default_rng(seed))
+        for name, (tensor, element) in errors.items():
             assert tensor <= TENSOR and element <= ELEMENT, (changes, seed, name, tensor, element)
 
 
 def test_central_difference_agrees():
-    assert (
-        max(tensor for tensor, _ in check_judge(SMALL, np.random.default_rng(0), central_difference).values())
-        < 1e-7
-    )
+    errors = check_judge(SMALL, np.random.default_rng(0), central_difference)
+    assert max(tensor for tensor, _ in errors.values()) < 1e-7
 
 
 @pytest.mark.parametrize(
@@ -73,15 +70,15 @@ def test_central_difference_agrees():
     ["x", "conv1.W", "conv1.b", "conv2.W", "conv2.b", "linear1.W", "linear1.b", "linear2.W", "linear2.b"],
 )
 def test_planted_error(name):
-    """A spoilt tensor is far outside what test_gradients allows, and only that tensor is."""
+    """A wrong gradient is outside the bounds of test_gradients, and no other gradient is."""
 
-    def spoilt(dlogits, cache, config):
+    def wrong(dlogits, cache, config):
         dx, grads = judge.backward(dlogits, cache, config)
         gradients = {"x": dx} | grads
         gradients[name] = 1.0005 * gradients[name]
         return gradients.pop("x"), gradients
 
-    errors = check_judge(SMALL, np.random.default_rng(0), backward=spoilt)
+    errors = check_judge(SMALL, np.random.default_rng(0), backward=wrong)
     assert [key for key, (tensor, _) in errors.items() if tensor > TENSOR] == [name]
 
 
@@ -94,13 +91,9 @@ def test_float32_at_full_size():
     loss, loss_cache = cross_entropy_forward(logits, np.array([3, 9]))
     dx, grads = judge.backward(cross_entropy_backward(loss_cache), cache, config)
     assert logits.shape == (2, 10) and dx.shape == x.shape
-    assert {name: array.shape for name, array in grads.items()} == {
-        name: array.shape for name, array in params.items()
-    }
+    assert judge.shapes(grads) == judge.shapes(params)
     assert {array.dtype for array in [logits, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
 
-
-# The weights in the package.
 
 @needs_real
 def test_accuracy_on_the_real_test_images():
@@ -113,28 +106,23 @@ def test_weights_are_small_and_whole():
     assert judge.WEIGHTS.stat().st_size < 500_000
     params = judge.load_judge()
     assert params is judge.load_judge()
-    fresh = judge.init(judge.Config(), np.random.default_rng(0))
-    assert {name: array.shape for name, array in params.items()} == {
-        name: array.shape for name, array in fresh.items()
-    }
-    assert all(
-        array.dtype == np.float32 and np.isfinite(array).all() and array.std() > 0
-        for array in params.values()
-    )
+    assert judge.shapes(params) == judge.shapes(judge.init(judge.Config(), np.random.default_rng(0)))
+    for array in params.values():
+        assert array.dtype == np.float32 and np.isfinite(array).all() and array.std() > 0
 
 
 def test_probabilities():
-    """Rows that sum to 1, the same in one piece and in chunks, for one image and for none, in float32 and
-    float64, however far outside [-1, 1].
+    """Rows that sum to 1. They are the same for all images at once and in chunks, in float32 and float64.
+
+    One image, none, and images far outside [-1, 1] are allowed.
     """
     images = np.random.default_rng(0).uniform(-1, 1, (2 * judge.CHUNK + 1, 1, 28, 28)).astype(np.float32)
     before = images.copy()
     p = judge.classify(images)
     assert p.shape == (len(images), 10) and p.dtype == np.float32 and (p >= 0).all()
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(
-        np.concatenate([judge.classify(images[n : n + 50]) for n in range(0, len(images), 50)]), p, atol=1e-6
-    )
+    in_chunks = [judge.classify(images[n:n + 50]) for n in range(0, len(images), 50)]
+    np.testing.assert_allclose(np.concatenate(in_chunks), p, atol=1e-6)
     np.testing.assert_array_equal(judge.classify(images.astype(np.float64)), p)
     np.testing.assert_array_equal(images, before)
     assert judge.classify(images[:1]).shape == (1, 10) and judge.classify(images[:0]).shape == (0, 10)
@@ -143,19 +131,16 @@ def test_probabilities():
 
 
 def test_saved_weights_are_read_back(tmp_path):
-    params = {
-        name: array.astype(np.float32)
-        for name, array in judge.init(judge.Config(), np.random.default_rng(0)).items()
-    }
+    fresh = judge.init(judge.Config(), np.random.default_rng(0))
+    params = {name: array.astype(np.float32) for name, array in fresh.items()}
     params["linear1.W"] = np.asfortranarray(params["linear1.W"])
     judge.save_weights(params, tmp_path / "judge.safetensors")
-    for name, array in judge.load_weights(tmp_path / "judge.safetensors").items():
-        assert (
-            array.dtype == np.float32 and abs(array - params[name]).max() <= 2**-11 * abs(params[name]).max()
-        )
+    read = judge.load_weights(tmp_path / "judge.safetensors")
+    assert read.keys() == params.keys()
+    for name, array in read.items():
+        assert array.dtype == np.float32
+        assert abs(array - params[name]).max() <= 2**-11 * abs(params[name]).max()
 
-
-# Bad input.
 
 @pytest.mark.parametrize(
     "shape", [(2, 28, 28), (2, 3, 28, 28), (2, 1, 32, 32), (28, 28), (2, 784), (2, 28, 28, 1)]
@@ -177,6 +162,9 @@ def test_bad_images_are_refused():
 def test_bad_labels_are_refused(labels):
     with pytest.raises(ValueError, match="for 2 samples they must be|a label is"):
         judge.class_accuracy(np.zeros((2, 1, 28, 28)), labels)
+
+
+def test_no_images_are_refused():
     with pytest.raises(ValueError, match="there are no images"):
         judge.class_accuracy(np.zeros((0, 1, 28, 28)), np.zeros(0, int))
 
@@ -194,6 +182,9 @@ def test_bad_labels_are_refused(labels):
 def test_bad_config_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         judge.Config(**changes)
+
+
+def test_forward_refuses_another_size():
     with pytest.raises(ValueError, match=r"shape \(1, 8, 8\); this network takes \(1, 4, 4\)"):
         judge.forward(judge.init(SMALL, np.random.default_rng(0)), np.zeros((2, 1, 8, 8)), SMALL)
 
