@@ -1,4 +1,4 @@
-"""The exact denoiser against integration by brute force, against its own density's derivatives, and against
+"""The exact denoiser, compared with numerical integration, with the derivatives of its own density, and with
 random draws.
 """
 
@@ -26,14 +26,14 @@ PLANE = GaussianMixture(
 def mean_and_covariance(mixture):
     mean = mixture.weights @ mixture.means
     offsets = mixture.means - mean
-    return mean, np.einsum(
-        "k,kde->de", mixture.weights, mixture.covariances + offsets[:, :, None] * offsets[:, None]
-    )
+    of_each = mixture.covariances + offsets[:, :, None] * offsets[:, None]
+    return mean, np.einsum("k,kde->de", mixture.weights, of_each)
 
 
 def summed_posterior(x, alpha_bar, x0, log_weight):
-    """What Oracle.posterior answers, if x_0 is one of the points x0 (M, D) with the log weights (M,): Bayes'
-    rule, one x after the other.
+    """What Oracle.posterior answers if x_0 is one of the points x0 (M, D), with the log weights (M,).
+
+    Bayes' rule, one x after the other.
     """
     answers = []
     for point in x:
@@ -76,16 +76,18 @@ def test_one_gaussian_in_closed_form():
         np.testing.assert_allclose(x0, mean + (x - a * mean) @ gain.T, rtol=1e-12)
         np.testing.assert_allclose(variance, np.trace(covariance - a * gain @ covariance), atol=1e-12)
         squared = ((x - a * mean) @ np.linalg.inv(total) * (x - a * mean)).sum(1)
-        np.testing.assert_allclose(
-            log_p, -squared / 2 - np.log(np.linalg.det(2 * np.pi * total)) / 2, rtol=1e-12
-        )
+        expected = -squared / 2 - np.log(np.linalg.det(2 * np.pi * total)) / 2
+        np.testing.assert_allclose(log_p, expected, rtol=1e-12)
 
 
-def arc_points(
-    edges=np.concatenate([[0], np.geomspace(1e-7, 0.01, 30), np.linspace(0.01, np.pi / 2, 130)[1:]]),
-):
-    """The arcs' noiseless points (M, 2) and the logs of their weights: 16 Gauss nodes on each panel of a
-    quarter circle, from one end to the middle.
+EDGES = np.concatenate([[0], np.geomspace(1e-7, 0.01, 30), np.linspace(0.01, np.pi / 2, 130)[1:]])
+
+
+def arc_points(edges=EDGES):
+    """Points of the noiseless arcs, (M, 2), and the logs of their weights.
+
+    Each quarter circle is cut at `edges`, angles from its end to the arc's middle, with 16 Gauss nodes in
+    each part.
     """
     nodes, heights = np.polynomial.legendre.leggauss(16)
     theta = (edges[:-1, None] + np.diff(edges)[:, None] * (nodes + 1) / 2).ravel()
@@ -96,40 +98,30 @@ def arc_points(
 
 
 def test_moons_against_a_finer_rule():
-    """At every noise level, near and far. Jitter and noise are one Gaussian of variance v; scaled to power
-    one, x_t is that of arcs without jitter.
+    """At every noise level, near and far.
+
+    Jitter and noise are one Gaussian of variance v. After scaling to power one, x_t is that of arcs without
+    jitter.
     """
     points, log_weight = arc_points()
     rng = np.random.default_rng(0)
-    x = np.concatenate(
-        [
-            MOONS.sample(4, rng),
-            rng.normal(0, 2, (8, 2)),
-            rng.normal(0, 30, (4, 2)),
-            [[0, 0], [0, -2], [1.5, 40], [0.3, 0], [SCALE, 0.75]],
-        ]
-    )
+    near, far = rng.normal(0, 2, (8, 2)), rng.normal(0, 30, (4, 2))
+    special = [[0, 0], [0, -2], [1.5, 40], [0.3, 0], [SCALE, 0.75]]
+    x = np.concatenate([MOONS.sample(4, rng), near, far, special])
     for alpha_bar in (1e-9, 4e-5, 0.01, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.97, 0.99, 0.999, 0.9999):
-        v = alpha_bar * MOONS.variance + 1 - alpha_bar
+        a, v = alpha_bar ** 0.5, alpha_bar * MOONS.variance + 1 - alpha_bar
         scale = (alpha_bar + v) ** -0.5
         log_p, c, spread = summed_posterior(scale * x, alpha_bar * scale ** 2, points, log_weight)
         shrink = (1 - alpha_bar) / v
-        expected = (
-            log_p + 2 * np.log(scale),
-            shrink * c + alpha_bar**0.5 * MOONS.variance / v * x,
-            2 * MOONS.variance * shrink + shrink**2 * spread,
-        )
-        assert_close(MOONS.posterior(x, alpha_bar), expected, 2e-12)
-        np.testing.assert_allclose(
-            MOONS.eps(x, alpha_bar),
-            (1 - alpha_bar) ** 0.5 / v * (x - alpha_bar**0.5 * c),
-            rtol=2e-12,
-            atol=2e-12,
-        )
+        x0 = shrink * c + a * MOONS.variance / v * x
+        variance = 2 * MOONS.variance * shrink + shrink ** 2 * spread
+        assert_close(MOONS.posterior(x, alpha_bar), (log_p + 2 * np.log(scale), x0, variance), 2e-12)
+        eps = (1 - alpha_bar) ** 0.5 / v * (x - a * c)
+        np.testing.assert_allclose(MOONS.eps(x, alpha_bar), eps, rtol=2e-12, atol=2e-12)
 
 
 def test_moons_from_very_far():
-    """There, all of the arcs but the point that reaches farthest towards x is infinitely less likely."""
+    """From there only one point of the arcs counts, the one that reaches farthest towards x."""
     turn = np.linspace(0, 2 * np.pi, 50)
     direction = np.stack([np.cos(turn), np.sin(turn)], axis=1)
     points, _ = arc_points()
@@ -144,8 +136,9 @@ def test_moons_from_very_far():
 @pytest.mark.parametrize("oracle", [LINE, PLANE, MOONS])
 @pytest.mark.parametrize("alpha_bar", [0.0, 0.02, 0.5, 0.9, 0.999])
 def test_score_is_the_gradient_of_the_log_density(oracle, alpha_bar):
-    """And so are the rest, by Tweedie's formulas: the second is  cov(x_0 | x) = sigma^2 / a^2 (I + sigma^2 d
-    score / dx).
+    """The score gives the mean and the covariance of x_0 given x (Tweedie's formulas):
+
+        a E[x_0 | x] = x + sigma^2 score        a^2 cov(x_0 | x) = sigma^2 (I + sigma^2 ∂score/∂x)
     """
     rng = np.random.default_rng(0)
     x, sigma2 = 2 * oracle.sample(10, rng) + rng.normal(0, 1, (10, oracle.dim)), 1 - alpha_bar
@@ -155,9 +148,8 @@ def test_score_is_the_gradient_of_the_log_density(oracle, alpha_bar):
     np.testing.assert_allclose(oracle.eps(x, alpha_bar), -sigma2 ** 0.5 * score, rtol=0, atol=1e-12 * scale)
     _, x0, variance = oracle.posterior(x, alpha_bar)
     np.testing.assert_allclose(alpha_bar ** 0.5 * x0, x + sigma2 * score, atol=1e-11)
-    divergence = sum(
-        complex_step(lambda z: oracle.score(z, alpha_bar)[:, d].sum(), x)[:, d] for d in range(oracle.dim)
-    )
+    rows = [complex_step(lambda z: oracle.score(z, alpha_bar)[:, d].sum(), x) for d in range(oracle.dim)]
+    divergence = sum(row[:, d] for d, row in enumerate(rows))
     np.testing.assert_allclose(alpha_bar * variance, sigma2 * (oracle.dim + sigma2 * divergence), atol=1e-11)
 
 
@@ -194,26 +186,23 @@ def test_mixture_draws_have_its_moments():
 
 
 def test_sampler_with_the_oracle_returns_the_mixture():
-    """In 80 jumps: the last, from t = 12, leaves out 0.25 % of the variance, half a standard error.
+    """In 80 jumps. The last, from t = 12, leaves out 0.25 % of the variance, half a standard error.
 
     (With every timestep it takes a minute.)
     """
     schedule, n, rng = rescaled_linear(1000), 100_000, np.random.default_rng(0)
     mixture = GaussianMixture([0.36, 0.64], [[0.9, -1], [-0.35, 0.25]], [[[0.64, 0.36], [0.36, 0.64]]] * 2)
-    *_, (_, x) = ancestral(
-        to_x0_eps(mixture.predict(schedule), schedule),
-        rng.standard_normal((n, 2)),
-        schedule,
-        lambda t: rng.standard_normal((n, 2)),
-        time_pairs(1000, 80),
-        "beta",
-    )
+
+    def noise(t):
+        return rng.standard_normal((n, 2))
+
+    denoise, start = to_x0_eps(mixture.predict(schedule), schedule), rng.standard_normal((n, 2))
+    *_, (_, x) = ancestral(denoise, start, schedule, noise, time_pairs(1000, 80), "beta")
     mean, covariance = mean_and_covariance(mixture)
     variance = np.diag(covariance)
     np.testing.assert_array_less(abs(x.mean(0) - mean), 4 * (variance / n) ** 0.5)
-    np.testing.assert_array_less(
-        abs(np.cov(x.T) - covariance), 4 * ((variance * variance[:, None] + covariance**2) / n) ** 0.5
-    )
+    standard_error = ((variance * variance[:, None] + covariance ** 2) / n) ** 0.5
+    np.testing.assert_array_less(abs(np.cov(x.T) - covariance), 4 * standard_error)
 
 
 def test_mmse_of_gaussians_and_at_the_ends():
@@ -221,20 +210,20 @@ def test_mmse_of_gaussians_and_at_the_ends():
     for covariance in (np.eye(1) * 1e-4, np.array([[2.0, 0.3], [0.3, 0.4]]), np.diag([0.5, 1, 2])):
         oracle = GaussianMixture([1], [np.full(len(covariance), 3.0)], [covariance])
         variances = np.linalg.eigvalsh(covariance)
-        np.testing.assert_allclose(
-            oracle.mmse(snr), (variances / (1 + snr[..., None] * variances)).sum(-1), rtol=1e-7
-        )
-    assert PLANE.mmse(0) == pytest.approx(np.trace(mean_and_covariance(PLANE)[1]), rel=1e-7)
-    # moments of cos and sin
-    assert MOONS.mmse(0) == pytest.approx(
-        SCALE**2 * (0.75 + 0.5625 - 1 / np.pi) + 2 * MOONS.variance, rel=1e-7
-    )
+        expected = (variances / (1 + snr[..., None] * variances)).sum(-1)
+        np.testing.assert_allclose(oracle.mmse(snr), expected, rtol=1e-7)
+    _, covariance = mean_and_covariance(PLANE)
+    assert PLANE.mmse(0) == pytest.approx(np.trace(covariance), rel=1e-7)
+    # the arcs' variance: 0.75 in x, 0.5625 - 1/pi in y
+    of_arcs = SCALE ** 2 * (0.75 + 0.5625 - 1 / np.pi)
+    assert MOONS.mmse(0) == pytest.approx(of_arcs + 2 * MOONS.variance, rel=1e-7)
     assert MOONS.mmse(1e7) == pytest.approx(2e-7, rel=1e-3)
 
 
 def fine_mmse(snr):
-    """The moons' MMSE by other means: on a fine lattice all Gaussians are products of one factor per
-    coordinate, so integrals are matrix products.
+    """The moons' MMSE, computed in another way: on a fine lattice, with integrals as matrix products.
+
+    They are that because every Gaussian is a product of one factor for each coordinate.
     """
     points, log_weight = arc_points(np.linspace(0, np.pi / 2, 20))
     alpha_bar = snr / (1 + snr)
@@ -243,7 +232,8 @@ def fine_mmse(snr):
     for centre in a * points.T:
         axis = np.arange(centre.min() - 8 * v ** 0.5, centre.max() + 8 * v ** 0.5, 0.25 * v ** 0.5)
         factors.append(np.exp(-(axis[:, None] - centre) ** 2 / (2 * v)))                        # (lattice, M)
-    weights = np.exp(log_weight) * np.stack([np.ones(len(points)), *points.T, (points ** 2).sum(1)])  # (4, M)
+    moments = np.stack([np.ones(len(points)), *points.T, (points ** 2).sum(1)])                     # (4, M)
+    weights = np.exp(log_weight) * moments                                                          # (4, M)
     p, mx, my, squared = ((factors[0] * w) @ factors[1].T for w in weights)
     shrink = (1 - alpha_bar) / v
     spread = (squared - (mx * mx + my * my) / np.maximum(p, 1e-290)).sum() / p.sum()
@@ -257,9 +247,8 @@ def test_mmse_against_a_finer_and_wider_sum():
         for snr in (0.01, 0.04, 0.05, 1.0, 20.0, 1000.0):
             x = np.linspace(-28, 28, 100_001)[:, None]
             log_p, _, variance = mixture.posterior(x, snr / (1 + snr))
-            assert mixture.mmse(snr) == pytest.approx(
-                (np.exp(log_p) * variance).sum() * (x[1, 0] - x[0, 0]), rel=3e-5
-            )
+            expected = (np.exp(log_p) * variance).sum() * (x[1, 0] - x[0, 0])
+            assert mixture.mmse(snr) == pytest.approx(expected, rel=3e-5)
 
 
 @pytest.mark.parametrize(
@@ -275,24 +264,21 @@ def test_moons_floor_against_a_finer_rule_and_known_means(name, T, known):
     schedule = make_schedule(name, T)
     floor = floor_by_t(MOONS, schedule)
     assert floor.shape == (T + 1,) and np.isnan(floor[0]) and (floor[1:] > 0).all() and (floor[1:] < 1).all()
-    # SOURCES, no. 2: by Monte Carlo
-    assert floor[1:].mean() == pytest.approx(known, abs=0.003)
+    assert floor[1:].mean() == pytest.approx(known, abs=0.003)         # known by Monte Carlo
     for t in (1, T // 10, T // 3, T * 2 // 3, T):
         assert floor[t] == pytest.approx(schedule.snr[t] * fine_mmse(schedule.snr[t]) / 2, rel=1e-4)
 
 
 def test_floor_of_mixtures():
-    """A Gaussian's in closed form; then far, narrow parts, whose MMSE has a corner that the interpolation
-    must notice, against every t computed.
+    """That of a Gaussian in closed form. That of two far, narrow components against every t computed: their
+    MMSE has a corner, which the interpolation must notice.
     """
     schedule = rescaled_linear(1000)
+    snr = schedule.snr[1:]
     gaussian = GaussianMixture([1], [[5.0]], [[[0.01]]])
-    np.testing.assert_allclose(
-        floor_by_t(gaussian, schedule)[1:], 1 - 1 / (1 + 0.01 * schedule.snr[1:]), rtol=1e-4
-    )
-    np.testing.assert_allclose(
-        floor_by_t(FAR_PARTS, schedule)[1:], schedule.snr[1:] * FAR_PARTS.mmse(schedule.snr[1:]), rtol=2e-4
-    )
+    np.testing.assert_allclose(floor_by_t(gaussian, schedule)[1:], 1 - 1 / (1 + 0.01 * snr), rtol=1e-4)
+    every_t = snr * FAR_PARTS.mmse(snr)
+    np.testing.assert_allclose(floor_by_t(FAR_PARTS, schedule)[1:], every_t, rtol=2e-4)
 
 
 def test_floor_where_nothing_is_left_of_the_signal():
@@ -300,18 +286,15 @@ def test_floor_where_nothing_is_left_of_the_signal():
     alpha_bar = np.append(1.0, snr[1:] / (1 + snr[1:]))
     end = SimpleNamespace(T=3, snr=snr, a=alpha_bar ** 0.5, sigma=(1 - alpha_bar) ** 0.5)
     floor = floor_by_t(LINE, end)
-    assert (
-        floor[3] == 0
-        and floor[1] == pytest.approx(9 * LINE.mmse(9.0))
-        and bayes_floor(LINE, end) == floor[1:].mean()
-    )
+    assert floor[3] == 0 and floor[1] == pytest.approx(9 * LINE.mmse(9.0))
+    assert bayes_floor(LINE, end) == floor[1:].mean()
 
 
 @pytest.mark.parametrize("oracle", [MOONS, PLANE])
 @pytest.mark.parametrize("t", [1, 10, 40, 100, 200])
 def test_the_floor_is_the_oracles_error_and_no_other_answer_does_better(oracle, t):
-    """On real draws: the error of eps* is orthogonal to every function of x_t, so whatever is added to eps*
-    adds its own square to the loss.
+    """On real draws. The error of eps* is orthogonal to every function of x_t, so a change of the answer adds
+    its own mean square to the loss.
     """
     schedule, n, rng = linear(200), 10_000, np.random.default_rng(0)
     noise = rng.standard_normal((n, 2))
