@@ -1,4 +1,4 @@
-"""What several test files share."""
+"""Fixtures that several test files use."""
 
 import os
 
@@ -8,29 +8,21 @@ for library in ("OPENBLAS", "OMP"):
 
 import contextlib
 import io
-from dataclasses import replace
 
 import pytest
-from example_scripts import FASHION_MNIST, REAL, TINY, load
+from example_scripts import FASHION_MNIST, TINY, load
+from fashion import NO_DATA, REAL
+from tiny_recipes import TINY_MOONS
 
 from npdiff.backends.numpy import NumpyBackend
-from npdiff.models import mlp
-from npdiff.recipes import MOONS
-from npdiff.rng import generator
+from npdiff.training import new_denoiser
 
 
 @pytest.fixture
 def tiny():
-    """-> (denoiser, backend, recipe): a small untrained network of the moons family on 20 steps."""
-    recipe = replace(
-        MOONS, model=mlp.Config(hidden=(8, 8), time_dim=4, fourier_features=2), steps=20, batch_size=16
-    )
+    """-> (denoiser, backend, recipe): a small untrained network for the moons, 20 training steps."""
     backend = NumpyBackend()
-    return (
-        backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(0, "init")), recipe.ema_decay),
-        backend,
-        recipe,
-    )
+    return new_denoiser(backend, TINY_MOONS, 0), backend, TINY_MOONS
 
 
 @pytest.fixture(scope="session")
@@ -39,21 +31,19 @@ def run(tmp_path_factory):
     runs = {}
 
     def run(name):
-        if name not in runs:
-            out, printed, arguments = (
-                tmp_path_factory.mktemp(name) / "new" / "folder",
-                io.StringIO(),
-                TINY.get(name, {}),
-            )
-            if name == "00_moons_torch":
-                pytest.importorskip("torch", reason="torch is not installed: 00_moons_torch.py is not run")
-            if name in FASHION_MNIST:
-                if not REAL.is_dir():
-                    pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
-                arguments = arguments | {"data": REAL}
-            with contextlib.redirect_stdout(printed):
-                numbers = load(name).main(**arguments, out=out)
-            runs[name] = numbers, out, printed.getvalue()
+        if name in runs:
+            return runs[name]
+        if name == "00_moons_torch":
+            pytest.importorskip("torch", reason="torch is not installed: 00_moons_torch.py is not run")
+        arguments = TINY.get(name, {})
+        if name in FASHION_MNIST:
+            if not REAL.is_dir():
+                pytest.skip(NO_DATA)
+            arguments = arguments | {"data": REAL}
+        out, printed = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            numbers = load(name).main(**arguments, out=out)
+        runs[name] = numbers, out, printed.getvalue()
         return runs[name]
 
     return run

@@ -1,13 +1,11 @@
 """The scripts of examples/, as tests run them: quickly, each once."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
 
 SCRIPTS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
-REAL = Path(os.environ.get("NPDIFF_DATA", Path(__file__).parents[2] / "shared" / "data" / "fashion-mnist"))
 # arguments that make a script quick; one without an entry runs with its defaults
 TINY = {
     "00_moons": {"steps": 20, "n": 200},

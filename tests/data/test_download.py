@@ -1,5 +1,6 @@
-"""The download of Fashion-MNIST, from a server on this machine that answers well or badly: all of a file is
-kept, or nothing.
+"""The download of Fashion-MNIST from a server on this machine, which answers well or badly.
+
+A file is kept whole, or nothing of it is kept.
 """
 
 import gzip
@@ -9,17 +10,10 @@ import socket
 import sys
 import threading
 import tracemalloc
+from typing import NamedTuple
 
 import pytest
-from test_fashion_mnist import (  # noqa: F401, two are fixtures
-    IMAGES,
-    LABELS,
-    idx,
-    nothing_set,
-    official,
-    tiny,
-    write,
-)
+from fashion import IMAGES, LABELS, idx, random_set, write_set
 
 from npdiff.data import fashion_mnist
 
@@ -46,8 +40,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(official, monkeypatch):
-    """A web server with the official files: answers by path (status, headers, body), the paths asked for, the
-    bytes sent.
+    """A web server that has the files of `official`.
+
+    server.answers[path] is what it answers: (status, headers, body). server.asked lists the paths that it was
+    asked for, server.sent counts the bytes of all bodies, and server.hung_up says whether a client hung up.
     """
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         server.answers, server.asked, server.sent, server.hung_up = {}, [], 0, False
@@ -68,7 +64,7 @@ def cached_files():
 
 
 def test_download(server, official):
-    """Only what is missing is asked for; the second time, nothing is."""
+    """Only what is missing is asked for. The second time nothing is."""
     images, labels = fashion_mnist.load_bytes("train")
     assert idx(images) == official[IMAGES] and idx(labels) == official[LABELS]
     assert cached_files() == [f"{IMAGES}.gz", f"{LABELS}.gz"]
@@ -86,7 +82,7 @@ def test_download(server, official):
 def test_plain_files_in_the_cache_will_do(server, official):
     directory, _ = fashion_mnist.place()
     directory.mkdir(parents=True)
-    write(directory, official[IMAGES], official[LABELS])
+    write_set(directory, official[IMAGES], official[LABELS])
     fashion_mnist.load("train")
     assert server.asked == []
 
@@ -97,106 +93,99 @@ def test_download_of_unknown_length_and_unpacked(server, official):
     assert len(fashion_mnist.load("train")[1]) == 50
 
 
-GOOD = gzip.compress(idx(tiny(50)[0]))      # what the stand-in for the images holds
-TOO_LARGE = "the download is larger than 40,279 bytes"
+class Bad(NamedTuple):
+    """A bad answer to the request for the images, and the error that it must lead to."""
+    error: type
+    message: str
+    body: bytes | list
+    headers: dict = {}
+    status: int = 200
+
+
+GOOD = gzip.compress(idx(random_set(50)[0]))            # the image file that `official` holds
+OTHER = gzip.compress(idx(random_set(50, 9)[0]))
+WEB_PAGE = b"<html>Please log in to this network</html>"
+FIRST_CHUNK = b"ff\r\n" + GOOD[:100]                    # of 255 bytes, it says
+ELSEWHERE = {"Location": "/set/elsewhere", "Content-Length": "0"}
+MANY = [bytes(1 << 20)] * 64                            # 64 MiB
+TERABYTE = {"Content-Length": str(1 << 40)}
+EMPTY = {"Content-Length": "0"}
+FAILED, TOO_LARGE = "the download failed", "the download is larger than 40,279 bytes"
 BAD_DOWNLOADS = {
-    "wrong content": (
-        200,
-        {},
-        gzip.compress(idx(tiny(50, 9)[0])),
-        ValueError,
-        "the content is not Fashion-MNIST's",
-    ),
-    "a web page": (
-        200,
-        {},
-        b"<html>Please log in to this network</html>",
-        ValueError,
-        "the magic number is 0x3c68746d",
-    ),
-    "empty": (200, {"Content-Length": "0"}, b"", ValueError, "it ends within its header"),
-    "cut": (200, {"Content-Length": str(len(GOOD))}, GOOD[:-50], OSError, "the download failed"),
-    "cut, without a length": (200, {}, GOOD[:-50], ValueError, "the gzip data is cut short"),
-    "chunks cut": (
-        200,
-        {"Transfer-Encoding": "chunked"},
-        b"ff\r\n" + GOOD[:100],
-        OSError,
-        "the download failed",
-    ),
-    "trailing": (200, {}, GOOD + GOOD, ValueError, TOO_LARGE),
-    "trailing little": (200, {}, GOOD + b"\0", ValueError, "something follows the end of the gzip data"),
-    "bomb": (200, {}, gzip.compress(bytes(8 << 20)), ValueError, "the magic number is 0x00000000"),
-    "too large": (200, {"Content-Length": str(1 << 40)}, [bytes(1 << 20)] * 64, ValueError, TOO_LARGE),
-    "too large by its own account": (200, {"Content-Length": str(1 << 40)}, GOOD, ValueError, TOO_LARGE),
-    "too large, without a length": (200, {}, [bytes(1 << 20)] * 64, ValueError, TOO_LARGE),
-    "404": (404, {"Content-Length": "4"}, b"gone", OSError, "the download failed .*404"),
-    "500": (500, {}, b"", OSError, "the download failed .*500"),
-    "lost on the way": (
-        302,
-        {"Location": "/set/elsewhere", "Content-Length": "0"},
-        b"",
-        OSError,
-        "the download failed .*404",
-    ),
-    "no HTTP": (200, {"Content-Length": "0", "X": "y" * 70000}, b"", OSError, "the download failed"),
+    "wrong content": Bad(ValueError, "the content is not Fashion-MNIST's", OTHER),
+    "a web page": Bad(ValueError, "the magic number is 0x3c68746d", WEB_PAGE),
+    "empty": Bad(ValueError, "it ends within its header", b"", EMPTY),
+    "cut": Bad(OSError, FAILED, GOOD[:-50], {"Content-Length": str(len(GOOD))}),
+    "cut, without a length": Bad(ValueError, "the gzip data is cut short", GOOD[:-50]),
+    "a chunk is cut": Bad(OSError, FAILED, FIRST_CHUNK, {"Transfer-Encoding": "chunked"}),
+    "twice": Bad(ValueError, TOO_LARGE, GOOD + GOOD),
+    "one byte more": Bad(ValueError, "something follows the end of the gzip data", GOOD + b"\0"),
+    "zeros": Bad(ValueError, "the magic number is 0x00000000", gzip.compress(bytes(8 << 20))),
+    "too large": Bad(ValueError, TOO_LARGE, MANY, TERABYTE),
+    "too large by its header alone": Bad(ValueError, TOO_LARGE, GOOD, TERABYTE),
+    "too large, without a length": Bad(ValueError, TOO_LARGE, MANY),
+    "404": Bad(OSError, f"{FAILED} .*404", b"gone", {"Content-Length": "4"}, 404),
+    "500": Bad(OSError, f"{FAILED} .*500", b"", {}, 500),
+    "sent to a place without the file": Bad(OSError, f"{FAILED} .*404", b"", ELSEWHERE, 302),
+    "not HTTP": Bad(OSError, FAILED, b"", EMPTY | {"X": "y" * 70_000}),
 }
 
 
 @pytest.mark.parametrize("case", BAD_DOWNLOADS)
 def test_bad_download(server, case):
-    """One line with the address and what is wrong; the bad file is not kept; the good file before it is; the
-    next try succeeds.
+    """The error is one line: the address, and what is wrong. The bad file is not kept, and the good file that
+    came before it is. The next try succeeds.
     """
-    status, headers, body, error, match = BAD_DOWNLOADS[case]
-    address = f"/set/{IMAGES}.gz"
-    good, server.answers[address] = server.answers[address], (status, headers, body)
+    bad, address = BAD_DOWNLOADS[case], f"/set/{IMAGES}.gz"
+    good = server.answers[address]
+    server.answers[address] = bad.status, bad.headers, bad.body
     tracemalloc.start()
-    with pytest.raises(error, match=match) as caught:
+    with pytest.raises(bad.error, match=bad.message) as caught:
         fashion_mnist.load("train")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     line = str(caught.value)
-    assert (
-        line.startswith(f"{fashion_mnist.BASE_URL}{IMAGES}.gz: ")
-        and "nothing of it was kept" in line
-        and "\n" not in line
-    )
+    assert line.startswith(f"{fashion_mnist.BASE_URL}{IMAGES}.gz: ")
+    assert "nothing of it was kept" in line and "\n" not in line
     assert cached_files() == [f"{LABELS}.gz"]
     assert peak < 8 * fashion_mnist.BLOCK
     server.answers[address] = good
     assert len(fashion_mnist.load("train")[1]) == 50
 
 
-def test_endless_download_is_hung_up_on(server):
+def test_an_endless_download_is_broken_off(server):
     server.answers[f"/set/{LABELS}.gz"] = 200, {}, (bytes(1 << 20) for _ in range(200))
     with pytest.raises(ValueError, match="the download is larger than 1,082 bytes"):
         fashion_mnist.load("train")
     assert cached_files() == []
     server.answers[f"/set/{LABELS}.gz"] = 404, {}, b""
-    # answered only when the endless answer is over
+    # the server takes one request at a time, so this answer comes when the endless one is over
     with pytest.raises(OSError, match="404"):
         fashion_mnist.load("train")
     assert server.hung_up and server.sent < 50 << 20
 
 
+def address_of(connection):
+    _, port = connection.getsockname()
+    return f"http://127.0.0.1:{port}/"
+
+
 def test_no_connection(official, monkeypatch):
-    # bound and not listening: connections are refused
+    # this port is taken and nobody listens, so a connection is refused
+    message = "the download failed .*refused.*; a directory with the files can be given instead"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(fashion_mnist, "BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}/")
-        with pytest.raises(
-            OSError, match="the download failed .*refused.*; a directory with the files can be given instead"
-        ):
+        monkeypatch.setattr(fashion_mnist, "BASE_URL", address_of(taken))
+        with pytest.raises(OSError, match=message):
             fashion_mnist.load("train")
     assert cached_files() == []
 
 
 def test_silence(official, monkeypatch):
-    """A server that accepts and never answers is given up after TIMEOUT."""
+    """A server accepts the connection and never answers: the download fails after TIMEOUT."""
     monkeypatch.setattr(fashion_mnist, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(fashion_mnist, "BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setattr(fashion_mnist, "BASE_URL", address_of(silent))
         with pytest.raises(OSError, match="the download failed .*timed out"):
             fashion_mnist.load("train")
     assert cached_files() == []
@@ -204,7 +193,9 @@ def test_silence(official, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["receive", "read_labels"])
 def test_interrupted(server, monkeypatch, moment):
-    def interrupt(*arguments):
+    """Ctrl-C while a file comes in, or while it is checked."""
+
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fashion_mnist, moment, interrupt)
@@ -218,6 +209,7 @@ def test_unwritable_cache(server, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(OSError, match="file"):
         fashion_mnist.load("train")
+    assert server.asked == []
 
 
 class Terminal(io.StringIO):
@@ -226,10 +218,14 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    "stream, quiet, shown", [(Terminal, False, True), (Terminal, True, False), (io.StringIO, False, False)]
+    "stream, quiet, shown",
+    [(Terminal, False, True), (Terminal, True, False), (io.StringIO, False, False)],
 )
 def test_progress_bar(server, monkeypatch, stream, quiet, shown):
     monkeypatch.setattr(sys, "stderr", stream())
     fashion_mnist.load("train", quiet=quiet)
-    assert (f"{IMAGES}.gz: 100%" in sys.stderr.getvalue()) == shown
-    assert shown or sys.stderr.getvalue() == ""
+    written = sys.stderr.getvalue()
+    if shown:
+        assert f"{LABELS}.gz: 100%" in written and f"{IMAGES}.gz: 100%" in written
+    else:
+        assert written == ""

@@ -1,4 +1,4 @@
-"""The drawn shapes: ranges, uniform labels, geometry against areas known in closed form, and speed."""
+"""The drawn shapes: the range of their values, labels, areas that are known in closed form, and speed."""
 
 import colorsys
 import math
@@ -15,7 +15,7 @@ AREA = {        # of each shape, for radius 1
     "triangle": 3 * math.sqrt(3) / 4,
     "cross": 2 * 1.9 * 0.6 - 0.6**2,
     "ring": math.pi * (0.92**2 - 0.52**2),
-    # ten triangles: centre, tip, notch
+    # ten triangles, each with one corner in the centre, one at a tip and one between two tips
     "star": 10 * math.cos(math.radians(72)) * math.sin(math.radians(36)) / math.cos(math.radians(36)) / 2,
     # a square of side 1, two half discs of radius 1/2
     "heart": 0.5**2 * (4 + math.pi),
@@ -43,9 +43,9 @@ def test_colour_is_the_grey_image_times_one_saturated_colour():
     images, labels = shapes.make_colour_shapes(600, np.random.default_rng(2))
     assert images.shape == (600, 3, 28, 28) and images.dtype == np.float32 and (labels == grey_labels).all()
     assert images.min() == -1 and images.max() <= 1
-    # the strongest channel is the grey image
+    # the largest channel is the grey image
     np.testing.assert_allclose(images.max(1, keepdims=True), grey, atol=1e-6)
-    # the weakest is black: a colour without white in it
+    # the smallest is black, so the colour is saturated
     assert (images.min(1) < -1 + 1e-6).all()
     light = (images.astype(np.float64) + 1).reshape(600, 3, -1)
     colours = light.sum(2) / light.sum(2).max(1, keepdims=True)                         # (600, 3)
@@ -79,15 +79,16 @@ def test_few(n):
 
 
 def test_the_border_stays_black():
-    """Every shape lies inside the image: what coverage the outermost pixels have is the soft edge's."""
+    """Every shape lies inside the image. Only the soft edge of a shape may reach the outermost pixels."""
     images = shapes.draw(np.repeat(np.arange(8), 500), np.random.default_rng(4))[:, 0]
     edges = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
-    assert edges.max() < 1e-4 and (edges > -1).mean() < 0.01             # half covered at most
+    assert edges.max() < 1e-4                                           # a value of 0 is half covered
+    assert (edges > -1).mean() < 0.01
 
 
 @pytest.mark.parametrize("name", AREA)
 def test_area(name):
-    """The coverage of all pixels adds up to the shape's area, wherever it lies and however it is turned."""
+    """The sum of all pixels is the shape's area, whatever its place and its angle."""
     rng = np.random.default_rng(5)
     radius, tilt = rng.uniform(8, 12, 40), rng.uniform(-0.3, 0.3, 40)
     images = shapes.draw_shape(getattr(shapes, name), radius, tilt, np.ones(40), *rng.uniform(-1, 1, (2, 40)))
@@ -97,7 +98,7 @@ def test_area(name):
 
 @pytest.mark.parametrize("shape", shapes.SHAPES)
 def test_signed_distance(shape):
-    """|grad d| = 1 wherever the nearest edge is one edge; and the shape fits in the circle of radius 1."""
+    """|grad d| = 1 wherever one edge alone is the nearest. The shape lies inside the circle of radius 1."""
     u, v = np.random.default_rng(6).uniform(-1.2, 1.2, (2, 4000))
     h = 1e-6
     slope = np.hypot(shape(u + h, v) - shape(u - h, v), shape(u, v + h) - shape(u, v - h)) / (2 * h)
@@ -106,14 +107,16 @@ def test_signed_distance(shape):
     assert shape(1.001 * np.cos(angle), 1.001 * np.sin(angle)).min() > 0
 
 
+def drawn(shape, radius=8.0, tilt=0.0, x=0.0, y=0.0):
+    """One white image (28, 28) of the shape."""
+    [image] = shapes.draw_shape(shape, *np.array([[radius], [tilt], [1.0], [x], [y]]))
+    return image
+
+
 def test_upright():
-    """Row 0 is the top: a triangle stands on a side, a heart and a star on their tips, and the crescent opens
-    to the right.
-    """
+    """Row 0 is the top: a triangle is wide below, a heart above, and the crescent opens to the right."""
     for name, heavy in {"triangle": "bottom", "heart": "top", "crescent": "left"}.items():
-        image = (
-            shapes.draw_shape(getattr(shapes, name), *np.array([[12.0], [0.0], [1.0], [0.0], [0.0]]))[0] + 1
-        )
+        image = drawn(getattr(shapes, name), radius=12.0) + 1
         weight = {
             "top": image[:14].sum(),
             "bottom": image[14:].sum(),
@@ -122,21 +125,17 @@ def test_upright():
         }
         opposite = {"top": "bottom", "bottom": "top", "left": "right"}[heavy]
         assert weight[heavy] > 1.2 * weight[opposite], name
-    star = shapes.draw_shape(shapes.star, *np.array([[12.0], [0.0], [1.0], [0.0], [0.0]]))[0]
+    star = drawn(shapes.star, radius=12.0)
     top, *_ = np.flatnonzero(star.max(axis=1) > -0.8)
     assert set(np.flatnonzero(star[top] > -0.8)) <= {13, 14}           # one tip above, in the middle
 
 
 def test_moved_and_turned():
-    """x moves to the right, y moves up, a positive tilt turns anticlockwise."""
-    def drawn(shape, tilt, x, y):
-        return shapes.draw_shape(shape, *np.array([[8.0], [tilt], [1.0], [x], [y]]))[0]
-
-    centre = drawn(shapes.heart, 0.0, 0.0, 0.0)
-    np.testing.assert_allclose(
-        drawn(shapes.heart, 0.0, 2.0, 3.0), np.roll(centre, (-3, 2), (0, 1)), atol=1e-5
-    )
-    np.testing.assert_allclose(drawn(shapes.heart, math.pi / 2, 0.0, 0.0), np.rot90(centre), atol=1e-5)
+    """x moves to the right, y moves up, and a positive tilt turns anticlockwise."""
+    centre = drawn(shapes.heart)
+    moved, turned = drawn(shapes.heart, x=2.0, y=3.0), drawn(shapes.heart, tilt=math.pi / 2)
+    np.testing.assert_allclose(moved, np.roll(centre, (-3, 2), (0, 1)), atol=1e-5)
+    np.testing.assert_allclose(turned, np.rot90(centre), atol=1e-5)
 
 
 @pytest.mark.parametrize("bad", [-1, 8])
@@ -145,28 +144,29 @@ def test_bad_label(bad):
         shapes.draw([0, bad, 3], np.random.default_rng(0))
 
 
-def test_one_class_each():
-    """The labels mean what they say: the nearest class mean of centred images names most of a fresh draw."""
-    def centred(images):
-        out = np.empty((len(images), 32, 32), np.float32)
-        for image, place in zip(images[:, 0] + 1, out, strict=True):
-            image = image / image.max()
-            rows, columns = (
-                int(round(np.average(np.arange(28), weights=image.sum(axis)))) for axis in (1, 0)
-            )
-            place[:] = np.roll(np.pad(image, 2), (16 - rows - 2, 16 - columns - 2), (0, 1))
-        return out.reshape(len(images), -1)
+def centred(images):
+    """Images (n, 1, 28, 28) moved so that the mean of their light is in the middle: (n, 1024), largest 1."""
+    light = np.pad(images[:, 0] + 1, ((0, 0), (2, 2), (2, 2)))                  # (n, 32, 32)
+    light = light / light.max(axis=(1, 2), keepdims=True)
+    total, pixels = light.sum(axis=(1, 2)), np.arange(32)
+    row, column = (np.rint(light.sum(axis) @ pixels / total).astype(int) for axis in (2, 1))    # (n,) each
+    rows, columns = (pixels + row[:, None] - 16) % 32, (pixels + column[:, None] - 16) % 32     # (n, 32) each
+    n = np.arange(len(light))
+    return light[n[:, None, None], rows[:, :, None], columns[:, None, :]].reshape(len(light), -1)
 
+
+def test_one_class_each():
+    """The labels are right: among images of known class the nearest one has the same label, nearly always."""
     images, labels = shapes.make_shapes(4000, np.random.default_rng(7))
     x = centred(images)
-    squares = (x[:2000] ** 2).sum(1)
-    distance = (x[2000:] ** 2).sum(1)[:, None] + squares - 2 * x[2000:] @ x[:2000].T
+    known, fresh = x[:2000], x[2000:]
+    distance = (fresh ** 2).sum(1)[:, None] + (known ** 2).sum(1) - 2 * fresh @ known.T     # (2000, 2000)
     nearest = labels[:2000][distance.argmin(1)]
     assert (nearest == labels[2000:]).mean() > 0.97
 
 
 def test_speed():
-    """At least 20,000 images a second is the aim; a tenth of it must pass on a crowded machine."""
+    """The aim is 20,000 images a second. A tenth of that must be reached, also on a busy machine."""
     rng = np.random.default_rng(8)
     best = math.inf
     for _ in range(3):

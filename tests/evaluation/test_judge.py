@@ -1,21 +1,16 @@
 """The judge: its gradients by the complex step, and its weights on the real test images."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fashion import REAL, needs_data
 
 from npdiff.data import fashion_mnist
 from npdiff.evaluation import judge
 from npdiff.nn import cross_entropy_backward, cross_entropy_forward
 from npdiff.verify.gradcheck import central_difference, check_gradients, complex_step
 
-REAL = Path(os.environ.get("NPDIFF_DATA") or Path(__file__).parents[3] / "shared" / "data" / "fashion-mnist")
-needs_real = pytest.mark.skipif(
-    not REAL.is_dir(), reason=f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it"
-)
 TENSOR, ELEMENT = 1e-13, 1e-10
 SMALL = judge.Config(size=4, features=(2, 3), hidden=3, classes=4)
 
@@ -95,7 +90,7 @@ def test_float32_at_full_size():
     assert {array.dtype for array in [logits, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
 
 
-@needs_real
+@needs_data
 def test_accuracy_on_the_real_test_images():
     images, labels = fashion_mnist.load("test", REAL, verify=True)
     assert judge.class_accuracy(images, labels) >= 0.90

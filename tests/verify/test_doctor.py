@@ -2,11 +2,11 @@
 against Monte Carlo.
 """
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from fashion import REAL, needs_data
 
 from npdiff.app.cli import main
 from npdiff.diffusion import eps_from_x0, loss_weights, prediction_target, prior_kl, q_sample
@@ -19,8 +19,6 @@ from npdiff.schedule import SCHEDULES, make_schedule
 from npdiff.verify import doctor
 from npdiff.verify.floor import floor_by_t, recipe_floor
 from npdiff.verify.oracle import Moons
-
-needs_fashion = pytest.mark.skipif("NPDIFF_DATA" not in os.environ, reason="needs the files of Fashion-MNIST")
 
 
 def moons(n=20_000):
@@ -334,12 +332,13 @@ def test_report():
         ("moons", 0),
         ("textbook-moons", 2),
         ("shapes", 0),
-        pytest.param("fashion", 0, marks=needs_fashion),
-        pytest.param("lab-fashion", 2, marks=needs_fashion),
-        pytest.param("lecture-unet", 1, marks=needs_fashion),
+        pytest.param("fashion", 0, marks=needs_data),
+        pytest.param("lab-fashion", 2, marks=needs_data),
+        pytest.param("lecture-unet", 1, marks=needs_data),
     ],
 )
-def test_command(recipe, faults, capsys):
+def test_command(recipe, faults, monkeypatch, capsys):
+    monkeypatch.setenv("NPDIFF_DATA", str(REAL))
     main(["doctor", recipe])
     out = capsys.readouterr().out
     assert out.startswith(f"{recipe}: schedule ") and out.count("wrong:") == out.count("change:") == faults
