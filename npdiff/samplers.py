@@ -136,7 +136,7 @@ def heun(denoise, x, schedule, noise, pairs):
 
     No noise, two predictions a jump. The error falls with steps^-2 at every t > 0. The jump to s = 0 stays
     Euler's, as no network is trained at 0; it costs little where the noise at the last stop is small. Order
-    at t = 0, measured with an exact denoiser: 2.0 on the karras schedule, 1.1 on sigmoid.
+    at t = 0, measured with an exact denoiser: 2.0 on the karras schedule, 1.0 on sigmoid.
     """
     yield pairs[0][0], x
     for t, s in pairs:
@@ -163,7 +163,7 @@ def dpm_solver_pp(denoise, x, schedule, noise, pairs):
     The first jump has no previous one. In the last jump h is infinite, and x_0 is x0 itself.
 
     No noise, one prediction a jump. The error falls with steps^-2 at every t > 0; for t = 0 see heun. Order
-    at t = 0, measured with an exact denoiser: 2.0 on the karras schedule, 1.2 on sigmoid.
+    at t = 0, measured with an exact denoiser: 2.1 on the karras schedule, 1.1 on sigmoid.
     """
     yield pairs[0][0], x
     x0_previous = h_previous = None

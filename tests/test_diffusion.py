@@ -1,15 +1,14 @@
-"""The closed forms against the chain they summarise, and against Bayes' rule worked out by brute force."""
+"""The closed forms, compared with the chain of single steps, their definitions, and Bayes' rule on a grid."""
 
 import numpy as np
 import pytest
 
 from npdiff import diffusion
-from npdiff.schedule import cosine, linear, straight
+from npdiff.schedule import SCHEDULES, cosine, linear, make_schedule, straight
 
 
-def test_chain_and_closed_form_agree_exactly():
-    """Walking forward_step with noises e_1..e_t is q_sample with one noise, the right weighted sum of them.
-    """
+def test_the_chain_leads_to_the_closed_form():
+    """t steps of forward_step with the noises e_1..e_t end where q_sample does with their weighted sum."""
     schedule, rng = linear(50), np.random.default_rng(0)
     x0 = rng.standard_normal((4, 3))
     x, combined = x0, np.zeros_like(x0)
@@ -21,16 +20,16 @@ def test_chain_and_closed_form_agree_exactly():
         np.testing.assert_allclose(x, diffusion.q_sample(x0, t, noise, schedule), rtol=1e-11, atol=1e-12)
 
 
-def test_marginal_moments():
-    schedule, rng = linear(1000), np.random.default_rng(0)
+def test_mean_and_variance_of_x_t():
+    schedule, rng, x0 = linear(1000), np.random.default_rng(0), np.full((100_000, 1), 2.0)
     for t in (1, 100, 500, 1000):
-        x = diffusion.q_sample(np.full((100_000, 1), 2.0), t, rng.standard_normal((100_000, 1)), schedule)
+        x = diffusion.q_sample(x0, t, rng.standard_normal(x0.shape), schedule)
         assert x.mean() == pytest.approx(2 * schedule.alpha_bar[t] ** 0.5, abs=0.02)
         assert x.var() == pytest.approx(1 - schedule.alpha_bar[t], rel=0.03)
 
 
 def test_one_t_per_sample():
-    """The source's four images at four noise levels in one call; each as if alone."""
+    """Four images at four noise levels in one call. Each is as if it were alone."""
     schedule, rng = linear(1000), np.random.default_rng(0)
     x0, noise = rng.standard_normal((2, 4, 1, 8, 8))
     t = np.array([11, 251, 601, 1000])
@@ -40,7 +39,7 @@ def test_one_t_per_sample():
         np.testing.assert_array_equal(x_t[i], diffusion.q_sample(x0[i], int(t[i]), noise[i], schedule))
 
 
-def test_x0_and_eps_are_two_views_of_one_thing():
+def test_x0_and_eps_follow_from_each_other():
     schedule, rng = cosine(100), np.random.default_rng(0)
     x0, noise = rng.standard_normal((2, 6, 2))
     for t in (1, 50, 99, np.arange(1, 7) * 15):
@@ -49,16 +48,58 @@ def test_x0_and_eps_are_two_views_of_one_thing():
         np.testing.assert_allclose(diffusion.eps_from_x0(x_t, t, x0, schedule), noise, atol=1e-10)
 
 
+SETTINGS = [("linear", 1000), ("rescaled_linear", 200), ("scaled_linear", 1000), ("cosine", 1000),
+            ("sigmoid", 200), ("karras", 50), ("straight", 300), ("zero_snr_linear", 200)]
+
+
+@pytest.mark.parametrize("name, T", SETTINGS)
 @pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
-def test_every_target_leads_back_to_x0(prediction_type):
-    schedule, rng = cosine(100), np.random.default_rng(0)
-    x0, noise = rng.standard_normal((2, 6, 2))
-    for t in (1, 50, 99, np.arange(1, 7) * 15):
-        x_t = diffusion.q_sample(x0, t, noise, schedule)
-        target = diffusion.prediction_target(x0, t, noise, schedule, prediction_type)
-        np.testing.assert_allclose(
-            diffusion.x0_from_prediction(x_t, t, target, schedule, prediction_type), x0, atol=1e-10
-        )
+def test_every_target_leads_back_to_x0(prediction_type, name, T):
+    """At every t of the schedule: as an array of timesteps, one for each sample, and one by one."""
+    schedule, rng = make_schedule(name, T), np.random.default_rng(0)
+    last = T - (prediction_type == "epsilon" and schedule.alpha_bar[T] == 0)       # there x_0 cannot be known
+    t = np.arange(1, last + 1)
+    x0, noise = rng.standard_normal((2, last, 3))
+    x_t = diffusion.q_sample(x0, t, noise, schedule)
+    target = diffusion.prediction_target(x0, t, noise, schedule, prediction_type)
+    answer = diffusion.x0_from_prediction(x_t, t, target, schedule, prediction_type)
+    np.testing.assert_allclose(answer, x0, rtol=0, atol=1e-9)
+    for i in range(0, last, 7):
+        alone = diffusion.x0_from_prediction(x_t[i], int(t[i]), target[i], schedule, prediction_type)
+        np.testing.assert_array_equal(alone, answer[i])
+
+
+RATIOS = {                          # r^2 in closed form
+    "epsilon": lambda snr: snr,
+    "sample": lambda snr: np.ones_like(snr),
+    "v_prediction": lambda snr: snr + 1,
+    "flow_prediction": lambda snr: (snr ** 0.5 + 1) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
+def test_squared_error_ratio_in_closed_form(prediction_type, name):
+    schedule = make_schedule(name, 200)
+    ratio = diffusion.squared_error_ratio(schedule, prediction_type)
+    assert ratio.shape == (201,) and np.isnan(ratio[0])
+    np.testing.assert_allclose(ratio[1:], RATIOS[prediction_type](schedule.snr[1:]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name, T", SETTINGS)
+def test_x0_from_epsilon_is_the_papers_to_the_byte(name, T, dtype):
+    """(x_t - sigma eps) / a, eq. 15 of Ho et al. 2020. With p = 0 and q = 1 the general formula rounds alike."""
+    schedule, rng = make_schedule(name, T), np.random.default_rng(0)
+    t = np.arange(1, T + (schedule.alpha_bar[T] > 0))
+    x_t, eps = rng.standard_normal((2, len(t), 3)).astype(dtype)
+    a, sigma = schedule.a[t, None].astype(dtype), schedule.sigma[t, None].astype(dtype)
+    answer = diffusion.x0_from_prediction(x_t, t, eps, schedule, "epsilon")
+    assert answer.dtype == dtype and answer.tobytes() == ((x_t - sigma * eps) / a).tobytes()
+    for k in (1, len(t)):
+        a, sigma = float(schedule.a[k]), float(schedule.sigma[k])
+        alone = diffusion.x0_from_prediction(x_t, k, eps, schedule, "epsilon")
+        assert alone.dtype == dtype and alone.tobytes() == ((x_t - sigma * eps) / a).tobytes()
 
 
 def test_velocity_is_the_derivative_along_the_circle():
@@ -67,52 +108,46 @@ def test_velocity_is_the_derivative_along_the_circle():
     x0, noise = rng.standard_normal((2, 3, 2))
     phi = np.arccos(schedule.alpha_bar[4] ** 0.5)
     derivative = -np.sin(phi) * x0 + np.cos(phi) * noise
-    np.testing.assert_allclose(
-        diffusion.prediction_target(x0, 4, noise, schedule, "v_prediction"), derivative, rtol=1e-12
-    )
+    v = diffusion.prediction_target(x0, 4, noise, schedule, "v_prediction")
+    np.testing.assert_allclose(v, derivative, rtol=1e-12)
 
 
 @pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
-def test_an_error_in_x0_seen_in_the_prediction(prediction_type):
-    """Move x_0 and keep x_t: the target moves by squared_error_ratio, and both weightings of the error, on
-    x_0 and on the prediction, agree.
+def test_an_error_of_x0_is_an_error_of_the_prediction(prediction_type):
+    """Another x_0 with the same x_t has another target. The squared distance of the targets is
+    squared_error_ratio times that of the x_0, and a weighted error is the same for both.
     """
     schedule, rng = cosine(100), np.random.default_rng(0)
     x_t, x0, moved = rng.standard_normal((3, 99, 2))
     t = np.arange(1, 100)
-    first, second = (
-        diffusion.prediction_target(
-            x, t, diffusion.eps_from_x0(x_t, t, x, schedule), schedule, prediction_type
-        )
-        for x in (x0, moved)
-    )
-    error, error_x0 = ((first - second) ** 2).sum(1), ((x0 - moved) ** 2).sum(1)
-    np.testing.assert_allclose(
-        error, diffusion.squared_error_ratio(schedule, prediction_type)[t] * error_x0, rtol=1e-9
-    )
-    for name, of_x0 in [
-        ("min_snr", np.minimum(schedule.snr, 5)[t]),
-        ("vlb", schedule.snr[t] * schedule.beta[t] / (2 * schedule.alpha[t] * (1 - schedule.alpha_bar[t]))),
-    ]:
-        np.testing.assert_allclose(
-            diffusion.loss_weights(schedule, prediction_type, name)[t] * error, of_x0 * error_x0, rtol=1e-9
-        )
-    assert (diffusion.loss_weights(schedule, prediction_type, "simple")[1:] == 1).all()
+
+    def target(x):
+        eps = diffusion.eps_from_x0(x_t, t, x, schedule)
+        return diffusion.prediction_target(x, t, eps, schedule, prediction_type)
+
+    error, error_x0 = ((target(x0) - target(moved)) ** 2).sum(1), ((x0 - moved) ** 2).sum(1)
+    ratio = diffusion.squared_error_ratio(schedule, prediction_type)[t]
+    np.testing.assert_allclose(error, ratio * error_x0, rtol=1e-9)
+    beta, alpha, sigma2 = schedule.beta[t], schedule.alpha[t], 1 - schedule.alpha_bar[t]
+    of_x0 = {"min_snr": np.minimum(schedule.snr[t], 5), "vlb": schedule.snr[t] * beta / (2 * alpha * sigma2)}
+    for name, weight_x0 in of_x0.items():
+        weight = diffusion.loss_weights(schedule, prediction_type, name)
+        assert weight.shape == (101,) and weight[0] == 0
+        np.testing.assert_allclose(weight[t] * error, weight_x0 * error_x0, rtol=1e-9)
+    simple = diffusion.loss_weights(schedule, prediction_type, "simple")
+    assert simple[0] == 0 and (simple[1:] == 1).all()
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction", "flow_prediction"])
 def test_no_signal_at_the_end(prediction_type):
-    """alpha_bar_T = 0: x_T is the noise; every target but the noise still leads to x_0, and every weight is
-    finite.
-    """
+    """alpha_bar_T = 0: x_T is the noise. Every other target still leads to x_0, and all weights are finite."""
     schedule, rng = straight(10), np.random.default_rng(0)
     x0, noise = rng.standard_normal((2, 3, 2))
     x_t = diffusion.q_sample(x0, 10, noise, schedule)
     np.testing.assert_array_equal(x_t, noise)
     target = diffusion.prediction_target(x0, 10, noise, schedule, prediction_type)
-    np.testing.assert_allclose(
-        diffusion.x0_from_prediction(x_t, 10, target, schedule, prediction_type), x0, atol=1e-14
-    )
+    answer = diffusion.x0_from_prediction(x_t, 10, target, schedule, prediction_type)
+    np.testing.assert_allclose(answer, x0, atol=1e-14)
     for name in diffusion.LOSS_WEIGHTS:
         assert np.isfinite(diffusion.loss_weights(schedule, prediction_type, name)).all()
     for t in (10, np.array([1, 5, 10])):
@@ -127,50 +162,51 @@ def test_unknown_loss_weight():
 
 @pytest.mark.parametrize("function", [diffusion.prediction_target, diffusion.x0_from_prediction])
 def test_unknown_prediction_type(function):
-    with pytest.raises(
-        ValueError,
-        match="prediction_type is 'noise'; it must be one of epsilon, sample, v_prediction, flow_prediction",
-    ):
+    message = "prediction_type is 'noise'; it must be one of epsilon, sample, v_prediction, flow_prediction"
+    with pytest.raises(ValueError, match=message):
         function(np.ones((3, 2)), 1, np.ones((3, 2)), linear(10), "noise")
 
 
-@pytest.mark.parametrize("t, s", [(1, 0), (2, 1), (30, 29), (50, 49), (50, 10), (7, 0)])
+@pytest.mark.parametrize("t, s", [(2, 1), (30, 29), (50, 49), (50, 10)])
 def test_posterior_is_bayes_rule(t, s):
-    """q(x_s | x_t, x_0) from the product q(x_s | x_0) q(x_t | x_s) on a grid."""
+    """q(x_s | x_t, x_0) is proportional to q(x_s | x_0) q(x_t | x_s): mean and variance of that on a grid."""
     schedule = linear(50, 1e-3, 0.3)
     x0, x_t = 0.7, -0.4
-    mean = diffusion.posterior_mean(np.array(x_t), np.array(x0), t, s, schedule)
-    variance = diffusion.posterior_variance(t, s, schedule)
-    if s == 0:
-        assert mean == pytest.approx(x0, abs=1e-12) and variance == 0
-        return
-    ab_t, ab_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
+    alpha_bar = schedule.alpha_bar[s]
+    alpha = schedule.alpha_bar[t] / alpha_bar                                       # from s to t
     x_s = np.linspace(-12, 12, 400_001)
-    log_density = -((x_s - ab_s**0.5 * x0) ** 2) / (2 * (1 - ab_s)) - (
-        x_t - (ab_t / ab_s) ** 0.5 * x_s
-    ) ** 2 / (2 * (1 - ab_t / ab_s))
+    log_prior = -(x_s - alpha_bar ** 0.5 * x0) ** 2 / (2 * (1 - alpha_bar))
+    log_likelihood = -(x_t - alpha ** 0.5 * x_s) ** 2 / (2 * (1 - alpha))
+    log_density = log_prior + log_likelihood
     weight = np.exp(log_density - log_density.max())
     weight /= weight.sum()
     exact_mean = (weight * x_s).sum()
+    exact_variance = (weight * (x_s - exact_mean) ** 2).sum()
+    mean = diffusion.posterior_mean(np.array(x_t), np.array(x0), t, s, schedule)
     assert mean == pytest.approx(exact_mean, abs=1e-8)
-    assert variance == pytest.approx((weight * (x_s - exact_mean) ** 2).sum(), rel=1e-6)
+    assert diffusion.posterior_variance(t, s, schedule) == pytest.approx(exact_variance, rel=1e-6)
+
+
+@pytest.mark.parametrize("t", [1, 7])
+def test_the_posterior_of_clean_data_is_the_data(t):
+    schedule = linear(50, 1e-3, 0.3)
+    mean = diffusion.posterior_mean(np.array(-0.4), np.array(0.7), t, 0, schedule)
+    assert mean == pytest.approx(0.7, abs=1e-12) and diffusion.posterior_variance(t, 0, schedule) == 0
 
 
 def test_one_step_posterior_is_the_papers():
-    """With s = t - 1 the variance is the schedule's table, and the mean with x_0 from eps is eq. 11: (x -
-    beta / sqrt(1 - alpha_bar) eps) / sqrt(alpha).
+    """With s = t - 1 the variance is the schedule's table. With x_0 from eps the mean is eq. 11 of
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239):   (x - beta / sqrt(1 - alpha_bar) eps) / sqrt(alpha)
     """
     schedule, rng = linear(200), np.random.default_rng(0)
     x, eps = rng.standard_normal((2, 5, 2))
     for t in (1, 2, 100, 200):
         x0 = diffusion.x0_from_prediction(x, t, eps, schedule)
-        mean = (x - schedule.beta[t] / (1 - schedule.alpha_bar[t]) ** 0.5 * eps) / schedule.alpha[t] ** 0.5
-        np.testing.assert_allclose(
-            diffusion.posterior_mean(x, x0, t, t - 1, schedule), mean, rtol=1e-9, atol=1e-10
-        )
-        assert diffusion.posterior_variance(t, t - 1, schedule) == pytest.approx(
-            schedule.posterior_variance[t], rel=1e-9
-        )
+        expected = (x - schedule.beta[t] / schedule.sigma[t] * eps) / schedule.alpha[t] ** 0.5
+        mean = diffusion.posterior_mean(x, x0, t, t - 1, schedule)
+        np.testing.assert_allclose(mean, expected, rtol=1e-9, atol=1e-10)
+        variance = diffusion.posterior_variance(t, t - 1, schedule)
+        assert variance == pytest.approx(schedule.posterior_variance[t], rel=1e-9)
         assert diffusion.transition_beta(t, t - 1, schedule) == pytest.approx(schedule.beta[t], rel=1e-9)
 
 
@@ -183,6 +219,7 @@ def test_float32_stays_float32(t):
         diffusion.forward_step(x, t, noise, schedule),
         diffusion.x0_from_prediction(x, t, noise, schedule),
         diffusion.eps_from_x0(x, t, noise, schedule),
+        *(diffusion.prediction_target(x, t, noise, schedule, name) for name in diffusion.PREDICTION_TYPES),
     ):
         assert result.dtype == np.float32
     assert diffusion.posterior_mean(x, noise, 7, 3, schedule).dtype == np.float32
@@ -196,7 +233,7 @@ def test_inversion_refuses_t(function):
 
 
 @pytest.mark.parametrize("function", [diffusion.q_sample, diffusion.forward_step])
-def test_refusals(function):
+def test_refuses_shapes_and_t(function):
     schedule = linear(10)
     with pytest.raises(ValueError, match=r"has shape \(3, 2\); noise has shape \(2, 3\); they must be equal"):
         function(np.ones((3, 2)), 1, np.ones((2, 3)), schedule)
