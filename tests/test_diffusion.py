@@ -89,7 +89,7 @@ def test_squared_error_ratio_in_closed_form(prediction_type, name):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name, T", SETTINGS)
 def test_x0_from_epsilon_is_the_papers_to_the_byte(name, T, dtype):
-    """(x_t - sigma eps) / a, eq. 15 of Ho et al. 2020. With p = 0 and q = 1 the general formula rounds alike."""
+    """(x_t - sigma eps) / a, eq. 15 of Ho et al. 2020. With p = 0, q = 1 the general formula rounds alike."""
     schedule, rng = make_schedule(name, T), np.random.default_rng(0)
     t = np.arange(1, T + (schedule.alpha_bar[T] > 0))
     x_t, eps = rng.standard_normal((2, len(t), 3)).astype(dtype)
@@ -140,7 +140,7 @@ def test_an_error_of_x0_is_an_error_of_the_prediction(prediction_type):
 
 @pytest.mark.parametrize("prediction_type", ["sample", "v_prediction", "flow_prediction"])
 def test_no_signal_at_the_end(prediction_type):
-    """alpha_bar_T = 0: x_T is the noise. Every other target still leads to x_0, and all weights are finite."""
+    """x_T is the noise. Every other target still leads to x_0, and all weights are finite."""
     schedule, rng = straight(10), np.random.default_rng(0)
     x0, noise = rng.standard_normal((2, 3, 2))
     x_t = diffusion.q_sample(x0, 10, noise, schedule)
