@@ -1,4 +1,4 @@
-"""Adam against its paper's formula and against torch; the average; the learning rates."""
+"""Adam, compared with the formula of its paper and with torch; the moving average; the learning rates."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from npdiff.optim import adam, ema, learning_rate
 
 
 def test_adam_is_the_papers_and_torchs():
+    """[Kingma and Ba 2015](https://arxiv.org/abs/1412.6980), algorithm 1, on gradients of many sizes."""
     rng = np.random.default_rng(0)
     p = rng.standard_normal(50)
     m, v = np.zeros(50), np.zeros(50)
@@ -19,7 +20,8 @@ def test_adam_is_the_papers_and_torchs():
         adam(p, g, m, v, step, 1e-2)
         paper_m = 0.9 * paper_m + 0.1 * g
         paper_v = 0.999 * paper_v + 0.001 * g ** 2
-        paper_p = paper_p - 1e-2 * (paper_m / (1 - 0.9**step)) / (np.sqrt(paper_v / (1 - 0.999**step)) + 1e-8)
+        m_hat, v_hat = paper_m / (1 - 0.9 ** step), paper_v / (1 - 0.999 ** step)
+        paper_p = paper_p - 1e-2 * m_hat / (np.sqrt(v_hat) + 1e-8)
         theirs.grad = torch.tensor(g)
         optimiser.step()
         np.testing.assert_allclose(p, paper_p, rtol=1e-11, atol=1e-13)
@@ -34,9 +36,8 @@ def test_ema():
 
 def test_learning_rate():
     assert learning_rate("constant", 7, 10, 0.1) == 0.1
-    assert learning_rate("cosine", 1, 10, 0.1) == 0.1 and learning_rate(
-        "cosine", 6, 10, 0.1
-    ) == pytest.approx(0.05)
+    assert learning_rate("cosine", 1, 10, 0.1) == 0.1
+    assert learning_rate("cosine", 6, 10, 0.1) == pytest.approx(0.05)
     assert 0 < learning_rate("cosine", 10, 10, 0.1) < 0.003
     with pytest.raises(ValueError, match="lr_schedule is 'step'"):
         learning_rate("step", 1, 10, 0.1)

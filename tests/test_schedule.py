@@ -1,4 +1,4 @@
-"""Schedules against the formulas that define them worked out in 50 digits, and what they refuse."""
+"""Schedules, compared with the formulas that define them in 50 digits, and what they refuse."""
 
 from decimal import Decimal, localcontext
 
@@ -25,6 +25,7 @@ def line(first, last, T):
 
 
 def product(betas, clip=D("0.999")):
+    """alpha_bar of these betas, each at most `clip`."""
     table = [D(1)]
     for beta in betas:
         table.append(table[-1] * (1 - min(beta, clip)))
@@ -41,9 +42,23 @@ def cosine_of(x):
     return total
 
 
-def exact_zero_snr(T):
-    s = [a.sqrt() for a in EXACT["rescaled_linear"](T)]
-    return [D(1)] + [((x - s[-1]) * s[1] / (s[1] - s[-1])) ** 2 for x in s[1:]]
+# alpha_bar of each schedule by its definition, in as many digits as the context has: lists of T + 1.
+
+def exact_linear(T):
+    return product(line(D("1e-4"), D("0.02"), T))
+
+
+def exact_rescaled_linear(T):
+    return product([beta * 1000 / T for beta in line(D("1e-4"), D("0.02"), T)])
+
+
+def exact_scaled_linear(T):
+    return product([root ** 2 * 1000 / T for root in line(D("0.00085").sqrt(), D("0.012").sqrt(), T)])
+
+
+def exact_sigmoid(T):
+    shares = [1 / (1 + (-x).exp()) for x in line(D(-6), D(6), T)]
+    return product([(D("1e-4") + D("0.0199") * share) * 1000 / T for share in shares])
 
 
 def exact_cosine(T):
@@ -51,21 +66,29 @@ def exact_cosine(T):
     return product([1 - now / before for before, now in zip(f, f[1:])])
 
 
-EXACT = {  # alpha_bar from its definition, in as many digits as the context has
-    "linear": lambda T: product(line(D("1e-4"), D("0.02"), T)),
-    "rescaled_linear": lambda T: product([b * 1000 / T for b in line(D("1e-4"), D("0.02"), T)]),
-    "scaled_linear": lambda T: product(
-        [b * b * 1000 / T for b in line(D("0.00085").sqrt(), D("0.012").sqrt(), T)]
-    ),
-    "sigmoid": lambda T: product(
-        [(D("1e-4") + D("0.0199") / (1 + (-x).exp())) * 1000 / T for x in line(D(-6), D(6), T)]
-    ),
+def exact_karras(T):
+    roots = line(D("0.002") ** (D(1) / 7), D(80) ** (D(1) / 7), T)                  # of u = sigma / a
+    return [D(1)] + [1 / (1 + root ** 14) for root in roots]
+
+
+def exact_straight(T):
+    return [D(T - t) ** 2 / (D(T - t) ** 2 + D(t) ** 2) for t in range(T + 1)]
+
+
+def exact_zero_snr_linear(T):
+    a = [alpha_bar.sqrt() for alpha_bar in exact_rescaled_linear(T)]
+    return [D(1)] + [((x - a[-1]) * a[1] / (a[1] - a[-1])) ** 2 for x in a[1:]]
+
+
+EXACT = {
+    "linear": exact_linear,
+    "rescaled_linear": exact_rescaled_linear,
+    "scaled_linear": exact_scaled_linear,
     "cosine": exact_cosine,
-    "karras": lambda T: (
-        [D(1)] + [1 / (1 + u**14) for u in line(D("0.002") ** (D(1) / 7), D(80) ** (D(1) / 7), T)]
-    ),
-    "straight": lambda T: [D(T - t) ** 2 / (D(T - t) ** 2 + D(t) ** 2) for t in range(T + 1)],
-    "zero_snr_linear": exact_zero_snr,
+    "sigmoid": exact_sigmoid,
+    "karras": exact_karras,
+    "straight": exact_straight,
+    "zero_snr_linear": exact_zero_snr_linear,
 }
 
 
@@ -76,12 +99,9 @@ def test_alpha_bar_in_50_digits(name, T):
     with localcontext() as context:
         context.prec = 50
         exact = EXACT[name](T)
-        error = [
-            abs(D(float(ours)) - theirs) / theirs if theirs else abs(ours)
-            for ours, theirs in zip(schedule.alpha_bar, exact, strict=True)
-        ]
-    assert max(error) < 1e-13
-    assert (np.diff(schedule.alpha_bar) < 0).all()
+        pairs = zip(map(float, schedule.alpha_bar), exact, strict=True)
+        errors = [abs(D(ours) - theirs) / theirs if theirs else abs(ours) for ours, theirs in pairs]
+    assert max(errors) < 1e-13
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -89,28 +109,23 @@ def test_alpha_bar_in_50_digits(name, T):
 def test_tables(name, T):
     schedule = make_schedule(name, T)
     assert {table.shape for table in vars(schedule).values() if isinstance(table, np.ndarray)} == {(T + 1,)}
-    assert (
-        schedule.alpha_bar[0] == 1
-        and schedule.beta[0] == 0
-        and schedule.posterior_variance[0] == 0 == schedule.posterior_variance[1]
-    )
+    assert schedule.alpha_bar[0] == 1 and schedule.beta[0] == 0
     assert (np.diff(schedule.alpha_bar) < 0).all() and (np.diff(schedule.snr) < 0).all()
-    assert (schedule.posterior_variance[2:] > 0).all() and (
-        schedule.posterior_variance[1:] < schedule.beta[1:]
-    ).all()
+    beta, posterior = schedule.beta, schedule.posterior_variance
+    assert posterior[0] == posterior[1] == 0
+    assert (posterior[2:] > 0).all() and (posterior[1:] < beta[1:]).all()
     np.testing.assert_allclose(schedule.a ** 2 + schedule.sigma ** 2, 1, rtol=1e-15)
 
 
 def test_zero_terminal_snr_keeps_the_first_step():
     for schedule in (linear(200), cosine(50)):
         mended = zero_terminal_snr(schedule)
-        assert mended.alpha_bar[-1] == 0 and mended.alpha_bar[1] == pytest.approx(
-            schedule.alpha_bar[1], rel=1e-14
-        )
+        assert mended.alpha_bar[-1] == 0
+        assert mended.alpha_bar[1] == pytest.approx(schedule.alpha_bar[1], rel=1e-14)
 
 
 def test_straight_is_a_straight_line():
-    """x_t over the sum of its two coefficients is (1 - tau) x_0 + tau eps."""
+    """x_t divided by a + sigma is (1 - tau) x_0 + tau eps, with tau = t / T."""
     schedule = make_schedule("straight", 10)
     tau = schedule.sigma / (schedule.a + schedule.sigma)
     np.testing.assert_allclose(tau, np.arange(11) / 10, atol=1e-15)
@@ -124,10 +139,9 @@ def test_linear_leaves_signal_at_small_T(T, terminal):
 
 def test_betas():
     assert linear(1000).beta[1] == 1e-4 and linear(1000).beta[-1] == 0.02
-    assert rescaled_linear(200).beta[1] == pytest.approx(5e-4) and rescaled_linear(200).beta[
-        -1
-    ] == pytest.approx(0.1)
-    assert cosine(1000).beta[-1] == 0.999                                   # the clip
+    assert rescaled_linear(200).beta[1] == pytest.approx(5e-4)
+    assert rescaled_linear(200).beta[-1] == pytest.approx(0.1)
+    assert cosine(1000).beta[-1] == 0.999                                   # the largest that is allowed
     t = np.arange(0, 900)
     f = np.cos((t / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     np.testing.assert_allclose(cosine(1000).alpha_bar[:900], f / f[0], rtol=1e-12)
