@@ -1,8 +1,8 @@
-"""A process that only helps another one trains, and leaves the run directory alone."""
+"""Between a recipe and a run directory: who writes, and which stops a filmstrip shows."""
 
 from dataclasses import replace
 
-from npdiff.app.runs import train_and_log
+from npdiff.app.runs import SHOWN, train_and_log
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
@@ -22,3 +22,10 @@ def test_where_writes_is_false_nothing_is_written_or_printed(tmp_path, capsys):
     assert denoiser.step == 5 and (denoiser.theta != before).any()
     printed = capsys.readouterr()
     assert not list(tmp_path.iterdir()) and printed.out == printed.err == ""
+
+
+def test_the_filmstrip_of_the_lab():
+    """With T = 300 it shows x_t at 300, 200, 120, 60, 20 and 0. A textbook's Fashion-MNIST lab, which counts
+    from 0, begins at 299 and shows the same t after that.
+    """
+    assert [round(share * 300) for share in SHOWN] == [300, 200, 120, 60, 20, 0]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fashion import IMAGES, LABELS, REAL, idx, needs_data, random_set, write_set
 
-from npdiff.data import fashion_mnist
+from npdiff.data import fashion_mnist, load_data
 
 
 def check_refused(match, name, **arguments):
@@ -92,6 +92,15 @@ def test_scale():
     assert x.min() == -1 and x.max() == 1
     # from x the byte can be computed
     np.testing.assert_array_equal(np.rint((x + 1) * 127.5).ravel(), np.arange(256))
+
+
+def test_32_by_32(tmp_path):
+    """The images of "fashion-mnist-32" are those of "fashion-mnist" with a black border of two pixels."""
+    write_set(tmp_path, *map(idx, random_set()))
+    plain, labels = load_data("fashion-mnist", tmp_path)(20, np.random.default_rng(0))
+    padded, same_labels = load_data("fashion-mnist-32", tmp_path)(20, np.random.default_rng(0))
+    assert padded.shape == (20, 1, 32, 32) and (labels == same_labels).all()
+    np.testing.assert_array_equal(padded, np.pad(plain, [(0, 0), (0, 0), (2, 2), (2, 2)], constant_values=-1))
 
 
 def test_class_names():

@@ -3,13 +3,17 @@ on a grid; its decoders.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from fashion import REAL, needs_data
 from known_mixture import mixture, mixture_divergence, points
+from tiny_recipes import TINY_SHAPES
 from toy_backend import ToyBackend
 
 from npdiff.backends.numpy import NumpyBackend
+from npdiff.data import load_data
 from npdiff.diffusion import (
     PREDICTION_TYPES,
     eps_from_x0,
@@ -19,6 +23,7 @@ from npdiff.diffusion import (
     transition_beta,
 )
 from npdiff.evaluation.likelihood import (
+    data_likelihood,
     discretised_decoder,
     gaussian_decoder,
     log_likelihood,
@@ -31,6 +36,7 @@ from npdiff.evaluation.likelihood import (
 from npdiff.models import mlp
 from npdiff.rng import generator
 from npdiff.schedule import cosine, linear, make_schedule, rescaled_linear, straight, zero_terminal_snr
+from npdiff.training import new_denoiser
 
 MEAN, VARIANCE = 0.7, 0.3
 # Two values of x_0 and two of the noise, with the means and variances of their distributions: for a linear
@@ -239,6 +245,27 @@ def test_images_have_a_bound():
     schedule = linear(200, 1e-5, 0.1)
     assert 8 < images_bound(schedule, best_linear, "beta") < 8.5
     assert 0 < images_bound(linear(200, 1e-6, 0.1), lambda x, t, x0: x0, "posterior") < 1e-3
+
+
+@needs_data
+def test_bits_per_dimension_of_the_real_images():
+    """A new U-Net answers 0, so its x_0 is x_t / a. Each term is a KL divergence or minus the logarithm of a
+    probability, so none is negative. Two are known in closed form: the prior's, and that of the jump from T.
+    """
+    model = replace(TINY_SHAPES.model, classes=10)
+    recipe, backend = replace(TINY_SHAPES, data="fashion-mnist", model=model), NumpyBackend()
+    likelihood = data_likelihood(new_denoiser(backend, recipe, 0), backend, recipe, 0, REAL)
+    assert likelihood.log_p is None and likelihood.exact is None
+    T, schedule, terms = recipe.num_train_timesteps, recipe.make_schedule(), likelihood.terms
+    assert terms.shape == (T + 1,) and (terms >= 0).all()
+    x0, _ = load_data("fashion-mnist", REAL)(16, generator(0, "data"))
+    assert terms[T] == pytest.approx(prior_kl(x0.astype(np.float64), schedule) / np.log(2), rel=1e-5)
+    # x_0 - x_t / a = -sigma / a eps, and eps has mean square 1 over 12,544 pixels
+    error = 1 / schedule.snr[T]
+    of_x0 = schedule.a[T - 1] * schedule.beta[T] / (1 - schedule.alpha_bar[T])      # in the posterior's mean
+    q, p = float(schedule.posterior_variance[T]), float(schedule.beta[T])           # the two variances
+    nats = (np.log(p / q) + q / p - 1 + of_x0 ** 2 * error / p) / 2
+    assert terms[T - 1] == pytest.approx(nats / np.log(2), rel=0.05)
 
 
 def test_normal_integrals():

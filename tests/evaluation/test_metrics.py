@@ -94,6 +94,27 @@ def test_a_loss_is_its_floor_and_the_distance_from_the_best(prediction_type, los
     np.testing.assert_allclose(losses, expected, rtol=0.15)
 
 
+class Scaled:
+    """A network that answers x_t times a constant."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def predict(self, x, t, labels=None):
+        return self.scale * x
+
+
+def test_loss_by_t_of_a_known_answer():
+    """The target is the noise. An answer of 0 has its variance as the loss, 1 at every t. The answer x_t has
+    more than 1 where x_t is mostly data, and nearly 0 where x_t is noise.
+    """
+    backend = NumpyBackend()
+    edges, losses = loss_by_t(Scaled(0.0), backend, MOONS, 0)
+    assert list(edges) == list(range(0, 201, 20)) and losses == pytest.approx(np.ones(10), abs=0.25)
+    _, losses = loss_by_t(Scaled(1.0), backend, MOONS, 0)
+    assert losses[0] > 1.5 and losses[-1] < 0.01
+
+
 def test_diversity_is_the_mean_distance_within_a_class():
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((9, 1, 4, 4)), np.array([0, 0, 0, 2, 2, 2, 2, 5, 5])
