@@ -8,10 +8,12 @@ for library in ("OPENBLAS", "OMP"):
 
 import contextlib
 import io
+from unittest import mock
 
 import pytest
 from example_scripts import FASHION_MNIST, TINY, load
 from fashion import NO_DATA, REAL
+from matplotlib.figure import Figure
 from tiny_recipes import TINY_MOONS
 
 from npdiff.backends.numpy import NumpyBackend
@@ -41,9 +43,23 @@ def run(tmp_path_factory):
                 pytest.skip(NO_DATA)
             arguments = arguments | {"data": REAL}
         out, printed = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), recorded_figures() as run.figures[name]:
             numbers = load(name).main(**arguments, out=out)
         runs[name] = numbers, out, printed.getvalue()
         return runs[name]
 
+    run.figures = {}                    # name -> the matplotlib Figures that the script saved
     return run
+
+
+@contextlib.contextmanager
+def recorded_figures():
+    """Within, every Figure that is saved goes into the list that this yields."""
+    figures, save = [], Figure.savefig
+
+    def savefig(figure, *arguments, **options):
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    with mock.patch.object(Figure, "savefig", savefig):
+        yield figures

@@ -2,14 +2,17 @@
 
 .venv/bin/python tests/make_one_step.py
 
-Two networks: `mlp/...`, the moons' with few units, and `unet/...`, a U-Net with every kind of layer. For each
-    x_t, t, target, labels, lr          what goes in (the MLP has no labels)
-    params/NAME                         the parameters
-    activation/LAYER                    each layer's output, images channels-last (N, H, W, C)
-    prediction, loss                    the network's answer, and its mean squared error
+Two networks: `mlp/...`, the MLP of the moons with few units, and `unet/...`, a U-Net with every kind of
+layer. Their sizes are those of SMALL in npdiff/models/mlp.py and npdiff/models/unet.py. For each
+    x_t, t, target, labels, lr          what goes in (the MLP has no labels); images (N, C, H, W)
+    params/NAME                         the parameters: W (inputs, outputs), W of a convolution
+                                        (kernel height, kernel width, inputs, outputs)
+    activation/LAYER                    each layer's output, in the order of forward; images (N, H, W, C)
+    prediction, loss                    the network's answer, and its mean squared error; images (N, C, H, W)
     grads/NAME                          the gradient of the loss
-    adam_m/NAME, adam_v/NAME            Adam's running means after the step
-    updated/NAME                        the parameters after the step
+    adam_m/NAME, adam_v/NAME            Adam's running means after its first step (the means start at 0)
+    updated/NAME                        the parameters after that step
+Adam has beta1 = 0.9, beta2 = 0.999 and eps = 1e-8; EPS of the group normalisations is 1e-5.
 """
 
 from pathlib import Path
