@@ -1,4 +1,4 @@
-"""Every backward of npdiff.nn against the complex step, every element, on random shapes; and planted errors."""
+"""Every backward of npdiff.nn against the complex step: every element, random shapes, planted errors."""
 
 import numpy as np
 import pytest
