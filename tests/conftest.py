@@ -2,7 +2,7 @@
 
 import os
 
-# before NumPy is imported: as many processes as cores run the tests, each with one thread
+# before NumPy is imported: the tests run in as many processes as there are cores, each with one thread
 for library in ("OPENBLAS", "OMP"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
@@ -16,21 +16,15 @@ from example_scripts import FASHION_MNIST, REAL, TINY, load
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
-from npdiff.rng import generator
+from npdiff.training import new_denoiser
 
 
 @pytest.fixture
 def tiny():
-    """-> (denoiser, backend, recipe): a small untrained network of the moons family on 20 steps."""
-    recipe = replace(
-        MOONS, model=mlp.Config(hidden=(8, 8), time_dim=4, fourier_features=2), steps=20, batch_size=16
-    )
-    backend = NumpyBackend()
-    return (
-        backend.make_denoiser(recipe.model, mlp.init(recipe.model, generator(0, "init")), recipe.ema_decay),
-        backend,
-        recipe,
-    )
+    """-> (denoiser, backend, recipe): a small untrained network for the moons, and 20 training steps."""
+    model = mlp.Config(hidden=(8, 8), time_dim=4, fourier_features=2)
+    recipe, backend = replace(MOONS, model=model, steps=20, batch_size=16), NumpyBackend()
+    return new_denoiser(backend, recipe, 0), backend, recipe
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +34,8 @@ def run(tmp_path_factory):
 
     def run(name):
         if name not in runs:
-            out, printed, arguments = (
-                tmp_path_factory.mktemp(name) / "new" / "folder",
-                io.StringIO(),
-                TINY.get(name, {}),
-            )
+            out = tmp_path_factory.mktemp(name) / "new" / "folder"
+            printed, arguments = io.StringIO(), TINY.get(name, {})
             if name == "00_moons_torch":
                 pytest.importorskip("torch", reason="torch is not installed: 00_moons_torch.py is not run")
             if name in FASHION_MNIST:

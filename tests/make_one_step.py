@@ -1,9 +1,10 @@
-"""Makes tests/one_step.npz: every number of one small training step, computed by torch. Run it by hand.
+"""Makes tests/one_step.npz: every number of one small training step, computed by torch.
 
 .venv/bin/python tests/make_one_step.py
 
-Two networks: `mlp/...`, the moons' with few units, and `unet/...`, a U-Net with every kind of layer. For each
-    x_t, t, target, labels, lr          what goes in (the MLP has no labels)
+Two networks: `mlp/...`, like the one of the moons, with few units, and `unet/...`, with every kind of layer.
+Each has
+    x_t, t, target, labels, lr          the inputs (the MLP has no labels)
     params/NAME                         the parameters
     activation/LAYER                    each layer's output, images channels-last (N, H, W, C)
     prediction, loss                    the network's answer, and its mean squared error
@@ -15,6 +16,7 @@ Two networks: `mlp/...`, the moons' with few units, and `unet/...`, a U-Net with
 from pathlib import Path
 
 import numpy as np
+from gradient_checks import random_params
 
 from npdiff.backends import load_backend
 from npdiff.models import MODELS
@@ -27,8 +29,7 @@ FILE = Path(__file__).with_name("one_step.npz")
 def one_step(model, seed):
     """The names and arrays of one step of MODELS[model].SMALL, float64."""
     rng, config = np.random.default_rng(seed), MODELS[model].SMALL
-    params = {name: array + 0.1 * rng.standard_normal(array.shape)                  # also what starts at zero
-              for name, array in MODELS[model].init(config, rng).items()}
+    params = random_params(config, rng, scale=0.1)
     x_t, target = rng.standard_normal((2, 3, *config.data_shape))
     t = rng.integers(1, 1001, 3)
     labels = rng.integers(0, config.classes + 1, 3) if model == "unet" else None

@@ -1,4 +1,4 @@
-"""one_step.npz holds one training step made by torch; NumPy matches every number of it."""
+"""one_step.npz holds one training step of two networks, made by torch. NumPy gives the same numbers."""
 
 import subprocess
 import sys
@@ -23,11 +23,12 @@ def step():
 
 
 def of(step, prefix):
-    """The arrays whose names begin so, without the prefix."""
+    """The arrays whose names begin with the prefix, under the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in step.items() if name.startswith(prefix)}
 
 
 def assert_equal(ours, theirs, absolute=0.0):
+    """The same names and shapes; each entry to TOLERANCE of its array's largest, plus `absolute`."""
     assert set(ours) == set(theirs)
     for name, array in theirs.items():
         assert np.shape(ours[name]) == array.shape, name
@@ -46,9 +47,8 @@ def test_numpy_matches_every_number(step, model):
     assert loss == pytest.approx(float(step["loss"]), rel=TOLERANCE)
     assert_equal({name: output for name, (output, _) in cache.items()}, of(step, "activation/"))
     assert_equal(grads, of(step, "grads/"))
-    # Adam divides a gradient by its own size. Some biases have the gradient zero but for rounding, so it is
-    # given the
-    # file's gradients.
+    # Adam divides a gradient by its own size. Where a gradient is rounding alone, that makes rounding large.
+    # So Adam gets the file's gradients.
     grads, updated, m, v = of(step, "grads/"), {}, {}, {}
     for name, p in params.items():
         updated[name], m[name], v[name] = p.copy(), np.zeros_like(p), np.zeros_like(p)
@@ -62,7 +62,7 @@ def test_numpy_matches_every_number(step, model):
 def test_the_script_makes_the_file_again(step):
     pytest.importorskip("torch", reason="torch is not installed: the file is not made again")
     again = make_one_step.one_step("mlp", 0) | make_one_step.one_step("unet", 1)
-    rounding = 1e-17 / 1e-8                     # Adam divides a gradient that is zero but for rounding by eps
+    rounding = 1e-17 / 1e-8             # of a gradient that is rounding alone, divided by Adam's eps
     assert_equal(again, step, absolute=make_one_step.LR * rounding)
 
 
