@@ -36,6 +36,7 @@ def make_moons(n, rng):
 
 # ------------------------------------------------------------ Schedule. In full: npdiff/schedule.py
 # beta_t is the variance of the noise that step t adds. It rises along a sigmoid. Index 0 is the clean data.
+# Source of the sigmoid: [Xu et al. 2022](https://arxiv.org/abs/2203.02923), code.
 beta = 1000 / T * (1e-4 + (0.02 - 1e-4) / (1 + np.exp(-np.linspace(-6, 6, T))))
 beta = np.concatenate([[0], beta])                                              # (T+1,)
 alpha_bar = np.cumprod(1 - beta)                                                # (T+1,)
@@ -162,7 +163,10 @@ def backward(dy, caches):
 
 
 def adam(params, grads, m, v, step, lr):
-    """One step of Adam, in place. m and v are running means of the gradient and of its square."""
+    """One step of Adam, in place. m and v are running means of the gradient and of its square.
+
+    Source: [Kingma and Ba 2015](https://arxiv.org/abs/1412.6980), algorithm 1.
+    """
     for p, g, m_p, v_p in zip(params, grads, m, v, strict=True):
         m_p += 0.1 * (g - m_p)
         v_p += 0.001 * (g * g - v_p)
@@ -174,7 +178,10 @@ def adam(params, grads, m, v, step, lr):
 
 
 def train(params, steps, rng):
-    """Algorithm 1 of DDPM, in place on params: yields the loss of each step."""
+    """Algorithm 1 of DDPM, in place on params: yields the loss of each step.
+
+    Source: [Ho et al. 2020](https://arxiv.org/abs/2006.11239).
+    """
     m, v = [0 * p for p in params], [0 * p for p in params]
     for step in range(1, steps + 1):
         x0, noise = make_moons(BATCH, rng), rng.standard_normal((BATCH, 2))
@@ -191,7 +198,10 @@ def train(params, steps, rng):
 
 
 def sample(params, n, rng):
-    """Algorithm 2 of DDPM: from noise x_T to data x_0, step by step.   -> (n, 2)"""
+    """Algorithm 2 of DDPM: from noise x_T to data x_0, step by step.   -> (n, 2)
+
+    The variance is the posterior one (Ho et al. 2020, eq. 7).
+    """
     x = rng.standard_normal((n, 2))                                             # x_T
     for t in range(T, 0, -1):
         eps_hat, _ = forward(params, x, np.full(n, t))

@@ -9,9 +9,11 @@ for library in ("OPENBLAS", "OMP"):
 import contextlib
 import io
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from example_scripts import FASHION_MNIST, REAL, TINY, load
+from matplotlib.figure import Figure
 
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
@@ -34,17 +36,31 @@ def run(tmp_path_factory):
 
     def run(name):
         if name not in runs:
-            out = tmp_path_factory.mktemp(name) / "new" / "folder"
-            printed, arguments = io.StringIO(), TINY.get(name, {})
+            out, printed = tmp_path_factory.mktemp(name) / "new" / "folder", io.StringIO()
+            arguments = TINY.get(name, {})
             if name == "00_moons_torch":
                 pytest.importorskip("torch", reason="torch is not installed: 00_moons_torch.py is not run")
             if name in FASHION_MNIST:
                 if not REAL.is_dir():
                     pytest.skip(f"no Fashion-MNIST at {REAL}; set NPDIFF_DATA to a directory that holds it")
                 arguments = arguments | {"data": REAL}
-            with contextlib.redirect_stdout(printed):
+            with contextlib.redirect_stdout(printed), recorded_figures() as run.figures[name]:
                 numbers = load(name).main(**arguments, out=out)
             runs[name] = numbers, out, printed.getvalue()
         return runs[name]
 
+    run.figures = {}                    # name -> the matplotlib Figures that the script saved
     return run
+
+
+@contextlib.contextmanager
+def recorded_figures():
+    """Within, every Figure that is saved goes into the list that this yields."""
+    figures, save = [], Figure.savefig
+
+    def savefig(figure, *arguments, **options):
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    with mock.patch.object(Figure, "savefig", savefig):
+        yield figures

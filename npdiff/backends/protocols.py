@@ -69,7 +69,7 @@ class Denoiser(Protocol):
 
     @abstractmethod
     def divergence(self, x: Array, t: Timesteps, labels: Labels = None) -> tuple[Array, Array]:
-        """The answer (N, D) to vectors x (N, D), and for each sample the trace of d answer / d x, (N,).
+        """The answer (N, D) to vectors x (N, D), and for each sample the trace of ∂answer/∂x, (N,).
 
         Raises ValueError for images.
         """

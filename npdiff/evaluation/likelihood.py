@@ -160,8 +160,9 @@ def log_likelihood(divergence, x0, schedule, prediction_type="epsilon", steps=No
 def to_noise(divergence, x0, schedule, prediction_type="epsilon", steps=None):
     """Let data flow to noise: x0 (N, D) -> x_T (N, D), log |det ∂x_T/∂x_0| (N,).
 
-    The angle. Write a = cos phi and sigma = sin phi ([Salimans and Ho 2022](https://arxiv.org/abs/2202.00512),
-    appendix D). From phi = 0 on, each pair (x_0, eps) moves along
+    The angle. Write a = cos phi and sigma = sin phi
+    ([Salimans and Ho 2022](https://arxiv.org/abs/2202.00512), appendix D).
+    From phi = 0 on, each pair (x_0, eps) moves along
         x = cos(phi) x_0 + sin(phi) eps        with the velocity   ∂x/∂phi = cos(phi) eps - sin(phi) x_0
     The mean velocity of all pairs that are at x is what a v_prediction network answers:
         v(x, phi) = E[∂x/∂phi | x] = cos(phi) E[eps | x] - sin(phi) E[x_0 | x]

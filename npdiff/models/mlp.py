@@ -3,7 +3,7 @@
     z = [x, sin(x B), cos(x B), embedding(t)] -> linear, SiLU -> ... -> linear, SiLU -> linear -> y
 
 N batch, D data coordinates, F Fourier frequencies, H hidden units. With F = 0, z is [x, embedding(t)], and
-the network is the textbook's.
+the network is that of the recipe textbook-moons (see npdiff/recipes.py).
 """
 
 from dataclasses import dataclass

@@ -116,7 +116,7 @@ def test_the_bound_holds_for_any_network(variance):
     def density(t, x):
         """p(x_{t-1} = x | x_t = grid), (len(grid), len(x))"""
         eps = denoiser.predict(grid[:, None], t)
-        # Ho et al. 2020 (https://arxiv.org/abs/2006.11239), eq. 11
+        # [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 11
         mean = (grid[:, None] - schedule.beta[t] / schedule.sigma[t] * eps) / schedule.alpha[t] ** 0.5
         sigma2 = model_variance(t, schedule, variance)
         return np.exp(-(x - mean) ** 2 / (2 * sigma2)) / (2 * np.pi * sigma2) ** 0.5
