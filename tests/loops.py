@@ -1,7 +1,8 @@
 """Every pair of npdiff.nn as plain loops: the sums of its docstring, index by index, with the same letters.
 
-Slow, and as plain as possible: hold your own code, in any language, against it. Each function takes and
-returns what the pair in npdiff.nn does, except that a cache holds the forward's inputs.
+Slow, and as plain as possible: compare your own code with it, in any language. Each function takes and
+returns what the pair in npdiff.nn does, except that a cache holds the forward's inputs, and that the
+embedding of timesteps is float64 always.
 """
 
 from itertools import product
@@ -155,7 +156,11 @@ def conv2d_forward(x, W, b, stride=1):
 
 
 def conv2d_backward(dy, cache):
-    """Each product of the forward gives one term to dx and one to dW."""
+    """Each product x W of the forward gives one term to dx and one to dW.
+
+    These are the terms of the docstring's sums. Here they are added in the order of the outputs, so a stride
+    needs no zeros in dy.
+    """
     x, W, stride = cache
     I, O = W.shape[2:]
     dx, dW, db = np.zeros(x.shape), np.zeros(W.shape), np.zeros(O)
@@ -315,9 +320,11 @@ def attention_backward(dy, cache):
             da[i, j] = sum(dz[i, e] * v[j, e] for e in range(d))
         for i, j in over(P, P):
             dscore[i, j] = a[i, j] * (da[i, j] - sum(da[i, m] * a[i, m] for m in range(P)))
+        for i, e in over(P, d):
+            place = head * d + e
+            dqkv[n, i, place] = sum(dscore[i, j] * k[j, e] for j in range(P)) / sqrt(d)              # dq
         for j, e in over(P, d):
             place = head * d + e
-            dqkv[n, j, place] = sum(dscore[j, m] * k[m, e] for m in range(P)) / sqrt(d)              # dq
             dqkv[n, j, C + place] = sum(dscore[i, j] * q[i, e] for i in range(P)) / sqrt(d)          # dk
             dqkv[n, j, 2 * C + place] = sum(a[i, j] * dz[i, e] for i in range(P))                    # dv
     return dqkv

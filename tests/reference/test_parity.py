@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from gradient_checks import random_params
 from parity import DEVICES, SMALL_SHAPES, both_backends, error, errors
 
 from npdiff import nn
@@ -174,13 +175,17 @@ def test_every_sampler_runs_unchanged_on_torch(sampler, device):
     recipe = replace(SMALL_SHAPES, num_train_timesteps=20)
     sampling = Sampling(sampler, steps=7, eta=0.5, clip=1.0, guidance=2.5, start="data")
     x0, labels = load_data("shapes")(3, generator(0, "data"))
+    params = random_params(recipe.model, np.random.default_rng(0), scale=0.1)
 
     def chain(backend):
-        denoiser = new_denoiser(backend, recipe, 0)
+        denoiser = backend.make_denoiser(recipe.model, params)
         stops = sample(denoiser, backend, recipe, 3, 1, labels=labels, sampling=sampling, x0=x0)
         return [backend.to_numpy(x) for _, x in stops]
 
-    ours, theirs = map(chain, both_backends("float64", device))
+    backends = both_backends("float64", device)
+    denoiser = backends[0].make_denoiser(recipe.model, params)
+    assert (denoiser.predict(x0, 5) != denoiser.predict(x0, 5, labels)).any()      # so guidance has an effect
+    ours, theirs = map(chain, backends)
     assert len(ours) == 8 and ours[-1].shape == (3, 1, 28, 28)
     for x, their_x in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(their_x, x, rtol=0, atol=1e-9)
@@ -189,8 +194,9 @@ def test_every_sampler_runs_unchanged_on_torch(sampler, device):
 def test_weights_reach_every_shard():
     """20 images are three shards, of 8, 8 and 4; each image's error counts as its weight says."""
     numpy, reference = both_backends("float64")
-    ours, theirs = (new_denoiser(backend, SMALL_SHAPES, 0) for backend in (numpy, reference))
     rng = np.random.default_rng(0)
+    params = random_params(SMALL_SHAPES.model, rng)
+    ours, theirs = (backend.make_denoiser(SMALL_SHAPES.model, params) for backend in (numpy, reference))
     x, target = rng.standard_normal((2, 20, 1, 28, 28))
     weight, t = rng.uniform(0, 3, 20), rng.integers(1, 201, 20)
     batch = Batch(1, x, t, target, None, weight)
