@@ -1,22 +1,23 @@
-"""Makes tests/one_step.npz: every number of one small training step, computed by torch.
+"""Makes tests/one_step.npz: every number of one small training step, computed by torch. Run it by hand.
 
 .venv/bin/python tests/make_one_step.py
 
-Two networks: `mlp/...`, like the one of the moons, with few units, and `unet/...`, with every kind of layer.
-Each has
-    x_t, t, target, labels, lr          the inputs (the MLP has no labels)
-    params/NAME                         the parameters
-    activation/LAYER                    each layer's output, images channels-last (N, H, W, C)
-    prediction, loss                    the network's answer, and its mean squared error
+Two networks: `mlp/...`, the MLP of the moons with few units, and `unet/...`, a U-Net with every kind of
+layer. Their sizes are those of SMALL in npdiff/models/mlp.py and npdiff/models/unet.py. For each
+    x_t, t, target, labels, lr          what goes in (the MLP has no labels); images (N, C, H, W)
+    params/NAME                         the parameters: W (inputs, outputs), W of a convolution
+                                        (kernel height, kernel width, inputs, outputs)
+    activation/LAYER                    each layer's output, in the order of forward; images (N, H, W, C)
+    prediction, loss                    the network's answer, and its mean squared error; images (N, C, H, W)
     grads/NAME                          the gradient of the loss
-    adam_m/NAME, adam_v/NAME            Adam's running means after the step
-    updated/NAME                        the parameters after the step
+    adam_m/NAME, adam_v/NAME            Adam's running means after its first step (the means start at 0)
+    updated/NAME                        the parameters after that step
+Adam has beta1 = 0.9, beta2 = 0.999 and eps = 1e-8; EPS of the group normalisations is 1e-5.
 """
 
 from pathlib import Path
 
 import numpy as np
-from gradient_checks import random_params
 
 from npdiff.backends import load_backend
 from npdiff.models import MODELS
@@ -29,7 +30,8 @@ FILE = Path(__file__).with_name("one_step.npz")
 def one_step(model, seed):
     """The names and arrays of one step of MODELS[model].SMALL, float64."""
     rng, config = np.random.default_rng(seed), MODELS[model].SMALL
-    params = random_params(config, rng, scale=0.1)
+    params = {name: array + 0.1 * rng.standard_normal(array.shape)                  # also what starts at zero
+              for name, array in MODELS[model].init(config, rng).items()}
     x_t, target = rng.standard_normal((2, 3, *config.data_shape))
     t = rng.integers(1, 1001, 3)
     labels = rng.integers(0, config.classes + 1, 3) if model == "unet" else None
