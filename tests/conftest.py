@@ -2,7 +2,7 @@
 
 import os
 
-# before NumPy is imported: as many processes as cores run the tests, each with one thread
+# before NumPy is imported: the tests run in as many processes as there are cores, each with one thread
 for library in ("OPENBLAS", "OMP"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 

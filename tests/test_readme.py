@@ -47,6 +47,13 @@ def test_every_link_and_every_named_file_exists(page):
     assert links + named and not missing
 
 
+def test_the_page_of_the_tests_names_files_that_exist():
+    """They are named from tests/ on."""
+    named = re.findall(r"`([\w./]+(?:\.py|\.npz|/))`", (ROOT / "tests/README.md").read_text())
+    missing = [name for name in named if not ((ROOT / "tests" / name).exists() or (ROOT / name).exists())]
+    assert len(named) > 30 and not missing
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_prose_ends_by_column_110(page):
     """Tables, pictures and commands may be longer."""

@@ -1,8 +1,7 @@
-"""A third backend, as a template for a fourth: a linear model on plain Python lists.
+"""A third backend, and a template for a fourth: a linear model on plain Python lists.
 
-The network is y = x A + t c + d. It knows nothing of npdiff's networks, so it takes no parameters from them;
-training, samplers and comparison run on it unchanged. A real package would offer ToyBackend by an entry
-point:
+The network is y = x A + t/1000 c + d. It has its own parameters, not those of npdiff's networks. Training,
+samplers and comparison run on it unchanged. A package offers its backend by an entry point:
 
     [project.entry-points."npdiff.backends"]
     toy = "toy_backend:ToyBackend"
@@ -19,7 +18,7 @@ from npdiff.backends.protocols import Backend, Denoiser
 class Rows(list):
     """An array of this library: a list of numbers, or a list of Rows.
 
-    It can do what protocols.Array asks for.
+    It has the operations of protocols.Array.
     """
 
     @property
@@ -27,7 +26,7 @@ class Rows(list):
         return (len(self), *self[0].shape) if self and isinstance(self[0], Rows) else (len(self),)
 
     def each(self, operation, other):
-        """operation(mine, theirs) for every number. One number on the right goes with all of mine."""
+        """operation(x, y) for every number x of self. y is the number of `other` at x's place, or `other`."""
         others = other if isinstance(other, Rows) else [other] * len(self)
         return Rows(x.each(operation, y) if isinstance(x, Rows) else operation(x, y)
                     for x, y in zip(self, others, strict=True))
@@ -59,7 +58,7 @@ class Rows(list):
         return self.each(lambda x, _: min(max(x, low), high), 0.0)
 
     def sum(self, axis):
-        # axis 1 of two is all that is asked for
+        # of two axes; axis 1 is the only one that npdiff sums over
         return Rows(sum(row) for row in self)
 
     def mean(self):
@@ -95,7 +94,7 @@ class ToyBackend(Backend):
 
 
 class ToyDenoiser(Denoiser):
-    """w has D + 2 rows of D numbers: those of A, then c, then d."""
+    """w has D + 2 rows of D numbers: the rows of A, then c, then d."""
 
     def __init__(self, D, options):
         self.D, self.options, self.step = D, options, 0
@@ -107,11 +106,14 @@ class ToyDenoiser(Denoiser):
         return [[*row, time / 1000, 1.0] for row, time in zip(x, times, strict=True)]
 
     def predict(self, x, t, labels=None):
-        return Rows(Rows(sum(i * w[o] for i, w in zip(row, self.w, strict=True)) for o in range(self.D))
-                    for row in self.inputs(x, t))
+        def answer(row):
+            return Rows(sum(i * w[o] for i, w in zip(row, self.w, strict=True)) for o in range(self.D))
+
+        return Rows(map(answer, self.inputs(x, t)))
 
     def divergence(self, x, t, labels=None):
-        return self.predict(x, t), Rows([sum(self.w[d][d] for d in range(self.D))] * len(x))
+        trace = sum(self.w[d][d] for d in range(self.D))            # of A, the Jacobian at every x
+        return self.predict(x, t), Rows([trace] * len(x))
 
     def loss_and_grads(self, batch):
         """loss = 1/(N D) sum_no weight[n] error[n,o]^2
@@ -119,19 +121,18 @@ class ToyDenoiser(Denoiser):
         dw[i,o] = 2/(N D) sum_n weight[n] error[n,o] inputs[n,i]
         """
         N, D = len(batch.x_t), self.D
-        error, inputs = self.predict(batch.x_t, batch.t) - batch.target, self.inputs(batch.x_t, batch.t)
+        inputs = self.inputs(batch.x_t, batch.t)
+        error = self.predict(batch.x_t, batch.t) - batch.target
         weight = [1.0] * N if batch.weight is None else batch.weight.tolist()
         loss = sum(weight[n] * error[n][o] ** 2 for n in range(N) for o in range(D)) / (N * D)
-        dw = Rows(
-            Rows(
-                2 / (N * D) * sum(weight[n] * error[n][o] * inputs[n][i] for n in range(N)) for o in range(D)
-            )
-            for i in range(D + 2)
-        )
-        return loss, {"w": dw}
+
+        def dw(i, o):
+            return 2 / (N * D) * sum(weight[n] * error[n][o] * inputs[n][i] for n in range(N))
+
+        return loss, {"w": Rows(Rows(dw(i, o) for o in range(D)) for i in range(D + 2))}
 
     def update(self, grads, lr):
-        """Adam, with an average of g and of g^2 as in npdiff.optim.adam."""
+        """Adam, as in npdiff.optim.adam, after the weight decay."""
         self.step += 1
         g = grads["w"]
         self.m = self.m * 0.9 + g * 0.1

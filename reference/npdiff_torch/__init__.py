@@ -1,4 +1,4 @@
-"""The reference: npdiff's networks on PyTorch, gradients from autograd, Adam and averaging from torch itself.
+"""The reference: npdiff's networks on PyTorch, on CPU or CUDA.
 
-CPU or CUDA.
+Gradients come from autograd, Adam and the moving average from torch. All else is npdiff's own.
 """

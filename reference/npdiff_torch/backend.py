@@ -1,4 +1,7 @@
-"""The torch backend: the two Protocols of npdiff.backends.protocols."""
+"""The torch backend. It mirrors npdiff/backends/numpy.py: the Protocols Backend and Denoiser.
+
+Docstrings that are missing here stand in npdiff/backends/protocols.py.
+"""
 
 import os
 
@@ -23,8 +26,9 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class TorchBackend(Backend):
     """torch on one device in one dtype.
 
-    A reference is there to be compared with. So TF32 is off, algorithms are deterministic, and torch has
-    `threads` threads on the CPU where they are given: in the whole process.
+    A reference is there to be compared with, so TF32 is off and algorithms are deterministic. `threads`, if
+    given, is the number of torch's CPU threads. These settings hold for the whole process. Raises ValueError
+    for a device or dtype that torch does not have, and for threads below 1.
     """
 
     def __init__(self, device="cpu", dtype="float32", threads=None, options=None):
@@ -41,7 +45,7 @@ class TorchBackend(Backend):
         if threads is not None:
             torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        # what cuBLAS needs to be deterministic
+        # cuBLAS needs this to be deterministic
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
 
@@ -52,17 +56,15 @@ class TorchBackend(Backend):
         return x.detach().cpu().numpy()
 
     def about(self):
-        where = (
-            f"{torch.cuda.get_device_name(self.device)}, CUDA {torch.version.cuda}"
-            if self.device.type == "cuda"
-            else f"{self.device}"
-        )
+        where = str(self.device)
+        if self.device.type == "cuda":
+            where = f"{torch.cuda.get_device_name(self.device)}, CUDA {torch.version.cuda}"
         return f"torch {torch.__version__}, {where}, {torch.get_num_threads()} thread(s)"
 
     def peak_memory(self):
-        return (
-            torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else host_peak_memory()
-        )
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return host_peak_memory()
 
     def make_denoiser(self, config, params, ema_decay=0.0):
         return TorchDenoiser(self, config, params, ema_decay)
@@ -74,16 +76,14 @@ class TorchDenoiser(Denoiser):
     def __init__(self, backend, config, params, ema_decay):
         self.backend, self.config, self.ema_decay, self.step = backend, config, ema_decay, 0
         self.module = MODULES[model_name(config)](config).to(backend.device, backend.dtype)
-        # canonical name -> torch parameter
-        self.parameters = named_parameters(self.module)
-        check_arrays(
-            params, {name: to_numpy_layout(name, p) for name, p in self.parameters.items()}, "the parameters"
-        )
+        self.parameters = named_parameters(self.module)         # npdiff's name -> torch's parameter
+        needed = {name: to_numpy_layout(name, p) for name, p in self.parameters.items()}
+        check_arrays(params, needed, "the parameters")
         for name, p in self.parameters.items():
             p.data.copy_(from_numpy_layout(name, backend.asarray(params[name])))
         self.optimiser = torch.optim.Adam(self.parameters.values())
         self.average = AveragedModel(self.module, multi_avg_fn=self.average_parameters)
-        # the untrained weights are the first entry of the average
+        # so the average begins with the untrained parameters
         self.average.n_averaged.fill_(1)
         self.average_of = named_parameters(self.average.module)
 
@@ -96,16 +96,16 @@ class TorchDenoiser(Denoiser):
         return torch.tensor(np.broadcast_to(t, (n,)).copy(), device=self.backend.device)
 
     def output(self, x, t, labels):
-        """The module's, after a check of all that goes in: CUDA would answer a label out of range by ending
-        the process's use of the device.
+        """The module's answer. Raises ValueError for wrong inputs before it is asked.
+
+        After a label out of range on CUDA, the process could not use the device any more.
         """
         check_inputs(self.config, x, t, labels)
         t = self.timesteps(t, len(x))
         if labels is None:
             return self.module(x, t)
-        return self.module(
-            x, t, torch.tensor(np.asarray(labels), dtype=torch.long, device=self.backend.device)
-        )
+        labels = torch.tensor(np.asarray(labels), dtype=torch.long, device=self.backend.device)
+        return self.module(x, t, labels)
 
     def predict(self, x, t, labels=None):
         with torch.no_grad():
@@ -125,11 +125,12 @@ class TorchDenoiser(Denoiser):
         error = torch.nn.functional.mse_loss(answer, batch.target, reduction="none")
         if batch.weight is not None:
             check_same_shape(t=batch.t, weight=batch.weight)
-            error = self.backend.asarray(batch.weight).reshape(-1, *[1] * (error.ndim - 1)) * error
+            weight = self.backend.asarray(batch.weight).reshape(-1, *[1] * (error.ndim - 1))
+            error = weight * error
         loss = error.mean()
         grads = torch.autograd.grad(loss, list(self.parameters.values()))
-        return loss.item(), {name: to_numpy_layout(name, g)
-                             for name, g in zip(self.parameters, grads, strict=True)}
+        named = zip(self.parameters, grads, strict=True)
+        return loss.item(), {name: to_numpy_layout(name, g) for name, g in named}
 
     def update(self, grads, lr):
         self.step += 1
@@ -155,22 +156,24 @@ class TorchDenoiser(Denoiser):
         return outputs
 
     def groups(self):
-        """The tensors that make up the state: prefix -> canonical name -> tensor, torch's own, in torch's
-        layout.
-        """
-        moments = {
-            key: {
-                name: self.optimiser.state.get(p, {}).get(key, torch.zeros_like(p))
-                for name, p in self.parameters.items()
-            }
-            for key in ("exp_avg", "exp_avg_sq")
-        }
-        groups = {"params": self.parameters, "adam_m": moments["exp_avg"], "adam_v": moments["exp_avg_sq"]}
-        return groups | {"ema": self.average_of} if self.ema_decay else groups
+        """The tensors of the state, in torch's layout: "params", "adam_m", ... -> npdiff's name -> tensor."""
+
+        def moments(key):
+            """Adam's running means, which torch makes at the first step: zeros before it."""
+            return {name: self.optimiser.state.get(p, {}).get(key, torch.zeros_like(p))
+                    for name, p in self.parameters.items()}
+
+        groups = {"params": self.parameters, "adam_m": moments("exp_avg"), "adam_v": moments("exp_avg_sq")}
+        if self.ema_decay:
+            groups["ema"] = self.average_of
+        return groups
 
     def export(self):
-        state = {f"{group}/{name}": np.array(self.backend.to_numpy(to_numpy_layout(name, tensor)), order="C")
-                 for group, tensors in self.groups().items() for name, tensor in tensors.items()}
+        state = {}
+        for group, tensors in self.groups().items():
+            for name, tensor in tensors.items():
+                array = self.backend.to_numpy(to_numpy_layout(name, tensor))
+                state[f"{group}/{name}"] = np.array(array, order="C")
         return state | {"step": np.array(self.step)}
 
     def load(self, state):

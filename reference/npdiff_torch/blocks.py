@@ -1,11 +1,13 @@
-"""npdiff.models.blocks in torch modules, called in the same order.
+"""The blocks of image networks as torch modules. They mirror npdiff/models/blocks.py, in the same order.
 
-N batch, E embedding entries; images (N, C, H, W), torch's own layout
+N batch, E embedding entries, I and O channels in and out. Images are (N, C, H, W), torch's layout.
 
-Every layer that is a pair in npdiff.nn is a module without children here, so that npdiff compare can set
-their outputs side by side. Gradients are deterministic on CUDA too, which torch.use_deterministic_algorithms
-enforces: averaging pools, embeddings and upsampling by "nearest" sum in a fixed order there, where adaptive
-pools or upsampling by "bilinear" would add in whichever order their threads arrive, and are refused.
+Every layer that is a pair in npdiff.nn is a module without children here. So `npdiff compare` can compare
+their outputs one by one.
+
+Gradients are deterministic on CUDA too: torch.use_deterministic_algorithms refuses layers that are not.
+Average pools, embeddings and upsampling by "nearest" add in a fixed order there. Adaptive pools and
+upsampling by "bilinear" add in the order in which threads finish, and would be refused.
 """
 
 from collections import OrderedDict
@@ -50,18 +52,14 @@ class Attention(nn.Module):
 
     def forward(self, qkv):
         N, P, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-        scale = (C // self.heads) ** -0.5
-        # (N, h, P, d) each
-        q, k, v = qkv.reshape(N, P, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        a = (q @ k.transpose(2, 3) * scale).softmax(3)                                          # (N, h, P, P)
+        d = C // self.heads
+        q, k, v = qkv.reshape(N, P, 3, self.heads, d).permute(2, 0, 3, 1, 4)                    # (N, h, P, d)
+        a = (q @ k.transpose(2, 3) * d ** -0.5).softmax(3)                                      # (N, h, P, P)
         return (a @ v).transpose(1, 2).reshape(N, P, C)
 
 
 class ImageNetwork(nn.Module):
-    """What image networks share: condition, npdiff.models.blocks.condition_forward.
-
-    t (N,), labels (N,) or None for "no label" -> e (N, E)
-    """
+    """What image networks share: npdiff.models.blocks.condition_forward, of the timestep and the label."""
 
     def __init__(self, config, embedding_dim):
         super().__init__()
@@ -78,9 +76,12 @@ class ImageNetwork(nn.Module):
             self.label = nn.Embedding(config.classes + 1, embedding_dim)
 
     def condition(self, t, labels):
+        """t (N,), labels (N,) or None for "no label" -> e (N, E)"""
         e = self.time(t)                                                                        # (N, E)
         if self.config.classes:
-            e = e + self.label(torch.full_like(t, self.config.classes) if labels is None else labels)
+            if labels is None:
+                labels = torch.full_like(t, self.config.classes)
+            e = e + self.label(labels)
         return e
 
 
@@ -89,24 +90,19 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs, outputs, config):
         super().__init__()
-        self.norm1, self.norm1_silu, self.conv1 = (
-            norm(config.groups, inputs),
-            nn.SiLU(),
-            conv(inputs, outputs),
-        )
+        self.norm1, self.norm1_silu = norm(config.groups, inputs), nn.SiLU()
+        self.conv1 = conv(inputs, outputs)
         self.time, self.add = nn.Linear(config.embedding_dim, outputs), AddChannels()
-        self.norm2, self.norm2_silu, self.conv2 = (
-            norm(config.groups, outputs),
-            nn.SiLU(),
-            conv(outputs, outputs),
-        )
+        self.norm2, self.norm2_silu = norm(config.groups, outputs), nn.SiLU()
+        self.conv2 = conv(outputs, outputs)
         self.shortcut = conv(inputs, outputs, k=1) if inputs != outputs else None
 
     def forward(self, x, e):
         h = self.conv1(self.norm1_silu(self.norm1(x)))                                          # (N, O, H, W)
         h = self.add(h, self.time(e))
         h = self.conv2(self.norm2_silu(self.norm2(h)))
-        return (self.shortcut(x) if self.shortcut else x) + h
+        shortcut = self.shortcut(x) if self.shortcut else x
+        return shortcut + h
 
 
 class PlainBlock(nn.Module):
@@ -114,17 +110,11 @@ class PlainBlock(nn.Module):
 
     def __init__(self, inputs, outputs, config):
         super().__init__()
-        self.conv1, self.norm1, self.norm1_silu = (
-            conv(inputs, outputs),
-            norm(config.groups, outputs),
-            nn.SiLU(),
-        )
+        self.conv1 = conv(inputs, outputs)
+        self.norm1, self.norm1_silu = norm(config.groups, outputs), nn.SiLU()
         self.time, self.add = nn.Linear(config.embedding_dim, outputs), AddChannels()
-        self.conv2, self.norm2, self.norm2_silu = (
-            conv(outputs, outputs),
-            norm(config.groups, outputs),
-            nn.SiLU(),
-        )
+        self.conv2 = conv(outputs, outputs)
+        self.norm2, self.norm2_silu = norm(config.groups, outputs), nn.SiLU()
 
     def forward(self, x, e):
         h = self.norm1_silu(self.norm1(self.conv1(x)))                                          # (N, O, H, W)

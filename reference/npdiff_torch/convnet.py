@@ -1,4 +1,4 @@
-"""npdiff.models.convnet in torch modules."""
+"""The network of three convolutions as a torch module. It mirrors npdiff/models/convnet.py."""
 
 from torch import nn
 

@@ -1,5 +1,6 @@
-"""Where torch keeps the same numbers under other names and in another order: its parameters under npdiff's
-names, its arrays in npdiff's layout.
+"""torch's parameters under npdiff's names, and its arrays in npdiff's layout.
+
+It mirrors no file of npdiff. Every saved state has the names and the layout of npdiff/models.
 """
 
 from torch import nn

@@ -1,4 +1,4 @@
-"""npdiff.models.mlp in torch modules."""
+"""The network of the moons as a torch module. It mirrors npdiff/models/mlp.py."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""npdiff.models.unet in torch modules."""
+"""The U-Net as a torch module. It mirrors npdiff/models/unet.py."""
 
 from torch import nn
 
@@ -12,17 +12,18 @@ class Stage(nn.Module):
         super().__init__()
         self.blocks = config.blocks
         outputs = config.widths[level - 1]
+        block_class = BLOCKS[config.block_kind]
         for k in range(1, config.blocks + 1):
-            setattr(
-                self, f"block{k}", BLOCKS[config.block_kind](inputs if k == 1 else outputs, outputs, config)
-            )
-            setattr(self, f"attention{k}", AttentionBlock(outputs, config) if config.attends(level) else None)
+            setattr(self, f"block{k}", block_class(inputs if k == 1 else outputs, outputs, config))
+            attention = AttentionBlock(outputs, config) if config.attends(level) else None
+            setattr(self, f"attention{k}", attention)
 
     def forward(self, h, e):
         for k in range(1, self.blocks + 1):
             h = getattr(self, f"block{k}")(h, e)                                                # (N, O, H, W)
             attention = getattr(self, f"attention{k}")
-            h = attention(h) if attention else h
+            if attention:
+                h = attention(h)
         return h
 
 
@@ -46,8 +47,7 @@ class UNet(ImageNetwork):
 
     def forward(self, x, t, labels=None):
         e = self.condition_silu(self.condition(t, labels))                                      # (N, E)
-        # (N, widths[0], H, W)
-        h = self.conv_in(x)
+        h = self.conv_in(x)                                                                     # (N, O, H, W)
         skips = {}
         for name, level, _ in self.config.stages():
             stage = getattr(self, name)

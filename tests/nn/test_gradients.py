@@ -1,206 +1,74 @@
-"""Every hand-derived backward against the complex step, every element, on random shapes; and the checker
-against planted errors.
-"""
+"""Every backward of npdiff.nn against the complex step: every element, random shapes, planted errors."""
 
 import numpy as np
 import pytest
+from gradient_checks import CASES, as_tuple, assert_exact, check_pair, worst
+from pairs import PAIRS
 
 from npdiff import nn
-from npdiff.models import mlp
-from npdiff.verify.gradcheck import (
-    central_difference,
-    check_gradients,
-    check_model,
-    element_error,
-    tensor_error,
-)
+from npdiff.nn import conv
+from npdiff.verify.gradcheck import central_difference
 
-CASES = 200
-TENSOR, ELEMENT = 1e-13, 1e-10
+BLOCKS = [1, 500, 2000, 2**20]          # bytes; with them small images are split in every way
 
 
-def shape(rng, *largest):
-    """A random shape with each side between 1 and its largest."""
-    return tuple(int(rng.integers(1, side, endpoint=True)) for side in largest)
+def test_every_pair_has_a_case():
+    assert set(PAIRS) == {name.removesuffix("_forward") for name in dir(nn) if name.endswith("_forward")}
 
 
-def linear_case(rng):
-    N, I, O = shape(rng, 6, 7, 7)
-    inputs = {"x": rng.standard_normal((N, I)), "W": rng.standard_normal((I, O)), "b": rng.standard_normal(O)}
-    return nn.linear_forward, nn.linear_backward, inputs
-
-
-def silu_case(rng):
-    return (
-        nn.silu_forward,
-        nn.silu_backward,
-        {"x": 4 * rng.standard_normal(shape(rng, 5, 6, 3)[: rng.integers(1, 4)])},
-    )
-
-
-def fourier_case(rng):
-    N, D, F = shape(rng, 5, 4, 6)
-    return (
-        nn.fourier_forward,
-        nn.fourier_backward,
-        {"x": rng.standard_normal((N, D)), "B": 2 * rng.standard_normal((D, F))},
-    )
-
-
-def mse_case(rng):
-    y = rng.standard_normal(shape(rng, 6, 4))
-    target = rng.standard_normal(y.shape)
-    weight = None if rng.random() < 0.5 else rng.uniform(0, 3, len(y))
-    return (
-        lambda y: nn.mse_forward(y, target, weight),
-        lambda dy, cache: dy * nn.mse_backward(cache),
-        {"y": y},
-    )
-
-
-def cross_entropy_case(rng):
-    N, K = shape(rng, 6, 7)
-    # with one class the loss is 0 whatever the logit is
-    K += 1
-    labels = rng.integers(0, K, N)
-    inputs = {"logits": rng.standard_normal((N, K))}
-    return (
-        lambda logits: nn.cross_entropy_forward(logits, labels),
-        lambda dy, cache: dy * nn.cross_entropy_backward(cache),
-        inputs,
-    )
-
-
-PAIRS = {
-    "linear": linear_case,
-    "silu": silu_case,
-    "fourier": fourier_case,
-    "mse": mse_case,
-    "cross_entropy": cross_entropy_case,
-}
-
-
-def named(backward, inputs):
-    """The backward with its gradients as a dict under the names of the forward's inputs."""
-
-    def named_backward(dy, cache):
-        gradients = backward(dy, cache)
-        return dict(zip(inputs, gradients if isinstance(gradients, tuple) else (gradients,), strict=True))
-
-    return named_backward
-
-
-def mlp_case(rng):
-    config = mlp.Config(
-        data_dim=int(rng.integers(1, 4)),
-        hidden=shape(rng, *[6] * rng.integers(1, 4)),
-        time_dim=2 * int(rng.integers(1, 4)),
-        max_period=float(rng.uniform(10, 10000)),
-        fourier_features=int(rng.integers(0, 4)),
-    )
-    N = int(rng.integers(1, 5))
-    return config, mlp.init(config, rng), rng.standard_normal((N, config.data_dim)), rng.integers(1, 1001, N)
-
-
-@pytest.mark.parametrize("pair", PAIRS)
-def test_pair(pair):
+@pytest.mark.parametrize("name", PAIRS)
+def test_pair(name, monkeypatch):
     for seed in range(CASES):
+        monkeypatch.setattr(conv, "BLOCK_BYTES", BLOCKS[seed % len(BLOCKS)])
         rng = np.random.default_rng(seed)
-        forward, backward, inputs = PAIRS[pair](rng)
-        errors = check_gradients(forward, named(backward, inputs), inputs, rng)
-        assert set(errors) == set(inputs)
-        for name, (tensor, element) in errors.items():
-            assert tensor <= TENSOR and element <= ELEMENT, (pair, seed, name, tensor, element)
+        pair = PAIRS[name](rng)
+        errors = check_pair(pair, rng)
+        assert set(errors) == set(pair.inputs)
+        assert_exact(errors, seed)
 
 
-def test_mlp():
-    for seed in range(CASES):
-        rng = np.random.default_rng(seed)
-        config, params, x, t = mlp_case(rng)
-        errors = check_model(mlp, config, params, x, t, rng)
-        assert set(errors) == {"x", *params}
-        for name, (tensor, element) in errors.items():
-            assert tensor <= TENSOR and element <= ELEMENT, (seed, config, name, tensor, element)
+def test_cases_reach_the_corners():
+    """One image, one channel, one group, odd sizes, every stride: the random shapes hold them all."""
+    convs = [PAIRS["conv2d"](np.random.default_rng(seed)) for seed in range(CASES)]
+    for stride in (1, 2, 3):
+        cases = [pair.inputs for pair in convs if pair.arguments["stride"] == stride]
+        x_shapes, W_shapes = ([case[name].shape for case in cases] for name in ("x", "W"))
+        assert 1 in {N for N, _, _, _ in x_shapes}
+        assert {(H % 2, W % 2) for _, H, W, _ in x_shapes} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+        assert {(kh, kw) for kh, kw, _, _ in W_shapes} == {(3, 3), (1, 1), (1, 3), (5, 3)}
+        assert 1 in {I for _, _, I, _ in W_shapes} and 1 in {O for _, _, _, O in W_shapes}
+    norms = [PAIRS["group_norm"](np.random.default_rng(seed)) for seed in range(CASES)]
+    assert {pair.arguments["groups"] for pair in norms} == {1, 2, 3}
+    assert 1 in {pair.inputs["gamma"].size for pair in norms}
+    assert 1 in {len(pair.inputs["x"]) for pair in norms}
 
 
-def test_central_difference_agrees():
-    """A second opinion that shares nothing with the complex step."""
-    rng = np.random.default_rng(0)
-    config, params, x, t = mlp_case(rng)
-    assert (
-        max(tensor for tensor, _ in check_model(mlp, config, params, x, t, rng, central_difference).values())
-        < 1e-7
-    )
+@pytest.mark.parametrize("name", PAIRS)
+def test_central_difference_agrees(name):
+    """A second derivative of the forward, which shares nothing with the complex step."""
+    rng = np.random.default_rng(4)
+    assert worst(check_pair(PAIRS[name](rng), rng, central_difference)) < 1e-7
 
 
-def test_float32_stays_float32():
-    rng = np.random.default_rng(0)
-    config = mlp.Config(fourier_features=4)
-    params = {name: array.astype(np.float32) for name, array in mlp.init(config, rng).items()}
-    y, cache = mlp.forward(params, rng.standard_normal((5, 2)).astype(np.float32), np.arange(1, 6), config)
-    loss, loss_cache = nn.mse_forward(y, np.zeros_like(y))
-    dx, grads = mlp.backward(nn.mse_backward(loss_cache), cache, config)
-    assert {array.dtype for array in [y, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
+def in_float32(arrays):
+    """The float64 arrays of a dict as float32; all else as it is."""
+    return {name: value.astype(np.float32) if getattr(value, "dtype", None) == np.float64 else value
+            for name, value in arrays.items()}
 
 
-# Planted errors: each takes the right gradient of one tensor and spoils it in one of the ways in which
-# hand-derived gradients go wrong.
-
-def scaled(gradient):
-    return gradient * 1.0005
-
-
-def smallest_zeroed(gradient):
-    spoilt = gradient.copy()
-    spoilt.flat[abs(gradient).argmin()] = 0
-    return spoilt
+@pytest.mark.parametrize("name", PAIRS)
+def test_float32_stays_float32(name):
+    pair = PAIRS[name](np.random.default_rng(0))
+    y, cache = pair.forward(**in_float32(pair.inputs), **in_float32(pair.arguments))
+    gradients = as_tuple(pair.backward(y, cache))
+    assert {array.dtype for array in (y, *gradients)} == {np.dtype(np.float32)}
 
 
-def smallest_flipped(gradient):
-    spoilt = gradient.copy()
-    spoilt.flat[abs(gradient).argmin()] *= -1
-    return spoilt
-
-
-def reversed_axis(gradient):
-    return gradient[::-1].copy()
-
-
-def shifted(gradient):
-    return np.roll(gradient, 1)
-
-
-SPOILERS = [scaled, smallest_zeroed, smallest_flipped, reversed_axis, shifted]
-
-
-@pytest.mark.parametrize("spoil", SPOILERS)
-@pytest.mark.parametrize("name", ["x", "fourier.B", "linear1.W", "linear1.b", "linear2.W", "linear2.b"])
-def test_planted_error_in_a_tensor(name, spoil):
-    """30 spoilt tensors of the whole network; each is far outside what test_mlp allows, and only in that
-    tensor.
-    """
-    rng = np.random.default_rng(7)
-    config = mlp.Config(data_dim=2, hidden=(5,), time_dim=4, fourier_features=3)
-    params = mlp.init(config, rng)
-    params["linear1.b"] *= 1e-4                                        # small entries must not hide
-
-    class Spoilt:
-        forward = staticmethod(mlp.forward)
-
-        @staticmethod
-        def backward(dy, cache, config):
-            dx, grads = mlp.backward(dy, cache, config)
-            gradients = {"x": dx} | grads
-            gradients[name] = spoil(gradients[name])
-            return gradients.pop("x"), gradients
-
-    errors = check_model(Spoilt, config, params, rng.standard_normal((4, 2)), rng.integers(1, 200, 4), rng)
-    assert [key for key, (tensor, _) in errors.items() if tensor > TENSOR] == [name]
-
+# Planted errors: the ways in which these formulas go wrong when a person derives them.
 
 def linear_transposed(dy, cache):
     x, W = cache
-    return dy @ W, x.T @ dy, dy.sum(0)                                 # W where W^T belongs
+    return dy @ W, x.T @ dy, dy.sum(0)                                 # W in the place of W^T
 
 
 def linear_mean_bias(dy, cache):
@@ -210,7 +78,7 @@ def linear_mean_bias(dy, cache):
 
 def silu_missing_term(dy, cache):
     s, y = cache
-    return dy * s                                                      # y (1 - s) forgotten
+    return dy * s                                                      # without y (1 - s)
 
 
 def silu_wrong_sign(dy, cache):
@@ -237,13 +105,13 @@ def mse_missing_two(dy, cache):
 
 
 def cross_entropy_sum(dy, cache):
-    return dy * nn.cross_entropy_backward(cache) * len(cache[0])       # of the sum, not of the mean
+    logits, _ = cache
+    return dy * nn.cross_entropy_backward(cache) * len(logits)         # of the sum, not of the mean
 
 
 def cross_entropy_without_label(dy, cache):
     logits, _ = cache
-    # the 1 of the label's own logit forgotten
-    return dy * nn.loss.softmax(logits) / len(logits)
+    return dy * nn.loss.softmax(logits) / len(logits)                  # without the 1 of the label's logit
 
 
 def cross_entropy_unnormalised(dy, cache):
@@ -252,87 +120,140 @@ def cross_entropy_unnormalised(dy, cache):
     return dy * (np.exp(logits) - chosen) / len(logits)
 
 
-@pytest.mark.parametrize(
-    "pair, wrong",
-    [
-        ("linear", linear_transposed),
-        ("linear", linear_mean_bias),
-        ("silu", silu_missing_term),
-        ("silu", silu_wrong_sign),
-        ("fourier", fourier_missing_minus),
-        ("fourier", fourier_swapped),
-        ("mse", mse_missing_two),
-        ("cross_entropy", cross_entropy_sum),
-        ("cross_entropy", cross_entropy_without_label),
-        ("cross_entropy", cross_entropy_unnormalised),
+def conv2d_not_turned(dy, cache):
+    x, W, stride = cache
+    dx, _, _ = nn.conv2d_backward(dy, (x, W[::-1, ::-1], stride))
+    _, dW, db = nn.conv2d_backward(dy, cache)
+    return dx, dW, db
+
+
+def conv2d_weights_turned(dy, cache):
+    dx, dW, db = nn.conv2d_backward(dy, cache)
+    return dx, dW[::-1, ::-1], db
+
+
+def conv2d_one_image_bias(dy, cache):
+    dx, dW, _ = nn.conv2d_backward(dy, cache)
+    return dx, dW, dy.sum((1, 2))[0]
+
+
+def group_norm_without(term):
+    """The backward without one of the three terms of dx."""
+
+    def backward(dy, cache):
+        centred, rstd, gamma, groups = cache
+        xhat = centred * rstd
+        _, dgamma, dbeta = nn.group_norm_backward(dy, cache)
+        flat = dy.reshape(xhat.shape)
+
+        def mean(sums):
+            return nn.norm.group_mean(sums, xhat.shape[1], groups)
+
+        average = mean((flat * gamma).sum(1)) * (term != "average")
+        overlap = mean((flat * gamma * xhat).sum(1)) * (term != "overlap")
+        dxhat = flat if term == "gamma" else flat * gamma
+        dx = rstd * (dxhat - average - xhat * overlap)
+        return dx.reshape(dy.shape), dgamma, dbeta
+
+    return backward
+
+
+def group_norm_swapped(dy, cache):
+    dx, dgamma, dbeta = nn.group_norm_backward(dy, cache)
+    return dx, dbeta, dgamma
+
+
+def avg_pool_undivided(dy, cache):
+    return 4 * nn.avg_pool_backward(dy, cache)
+
+
+def upsample_mean(dy, cache):
+    return nn.upsample_backward(dy, cache) / 4
+
+
+def attention_without_row_sum(dy, cache):
+    q, k, v, a, scale = cache
+    N, heads, P, d = q.shape
+    dqkv = nn.attention_backward(dy, cache)
+    dz = dy.reshape(N, P, heads, d).transpose(0, 2, 1, 3)
+    dscore = scale * a * (dz @ v.swapaxes(2, 3))
+    dqkv[..., :dy.shape[2]] = (dscore @ k).transpose(0, 2, 1, 3).reshape(dy.shape)
+    return dqkv
+
+
+def attention_swapped(dy, cache):
+    dq, dk, dv = np.split(nn.attention_backward(dy, cache), 3, axis=2)
+    return np.concatenate([dk, dq, dv], axis=2)
+
+
+def attention_unscaled(dy, cache):
+    q, k, v, a, scale = cache
+    dq, dk, dv = np.split(nn.attention_backward(dy, cache), 3, axis=2)
+    return np.concatenate([dq / scale, dk / scale, dv], axis=2)
+
+
+def embedding_lookup_last_wins(dy, cache):
+    labels, K = cache
+    dtable = np.zeros((K, dy.shape[1]))
+    dtable[labels] = dy                                                # = in the place of +=
+    return dtable
+
+
+def add_channels_mean(dy, cache):
+    return dy, dy.mean((1, 2))
+
+
+def concat_exchanged(dy, cache):
+    return dy[..., -cache:], dy[..., :-cache]
+
+
+PLANTED = {
+    "linear": [linear_transposed, linear_mean_bias],
+    "silu": [silu_missing_term, silu_wrong_sign],
+    "fourier": [fourier_missing_minus, fourier_swapped],
+    "mse": [mse_missing_two],
+    "cross_entropy": [cross_entropy_sum, cross_entropy_without_label, cross_entropy_unnormalised],
+    "conv2d": [conv2d_not_turned, conv2d_weights_turned, conv2d_one_image_bias],
+    "group_norm": [
+        group_norm_without("average"),
+        group_norm_without("overlap"),
+        group_norm_without("gamma"),
+        group_norm_swapped,
     ],
-)
-def test_planted_error_in_a_formula(pair, wrong):
+    "avg_pool": [avg_pool_undivided],
+    "upsample": [upsample_mean],
+    "attention": [attention_without_row_sum, attention_swapped, attention_unscaled],
+    "embedding_lookup": [embedding_lookup_last_wins],
+    "add_channels": [add_channels_mean],
+    "concat": [concat_exchanged],
+}
+
+
+def case_with_room(name):
+    """A case with more than one of everything, so that each wrong formula gives other numbers."""
     rng = np.random.default_rng(3)
-    forward, _, inputs = PAIRS[pair](rng)
-    # square, so that the transposed matrix fits
-    if pair == "linear":
-        inputs = {
-            "x": rng.standard_normal((4, 3)),
-            "W": rng.standard_normal((3, 3)),
-            "b": rng.standard_normal(3),
-        }
-    errors = check_gradients(forward, named(wrong, inputs), inputs, rng)
-    assert max(tensor for tensor, _ in errors.values()) > 1e-3
+    normal = rng.standard_normal
+    pair = PAIRS[name](rng)
+    cases = {
+        # square, so that W fits where W^T belongs
+        "linear": ({"x": normal((4, 3)), "W": normal((3, 3)), "b": normal(3)}, {}),
+        "conv2d": ({"x": normal((2, 4, 5, 2)), "W": normal((3, 3, 2, 3)), "b": normal(3)}, {"stride": 2}),
+        "group_norm": ({"x": normal((2, 3, 2, 4)), "gamma": normal(4), "beta": normal(4)}, {"groups": 2}),
+        "avg_pool": ({"x": normal((2, 4, 4, 2))}, {}),
+        "upsample": ({"x": normal((2, 2, 3, 2))}, {}),
+        "attention": ({"qkv": normal((2, 4, 12))}, {"heads": 2}),
+        "embedding_lookup": ({"table": normal((3, 2))}, {"labels": np.array([1, 0, 1])}),
+        "add_channels": ({"x": normal((2, 3, 2, 2)), "e": normal((2, 2))}, {}),
+        "concat": ({"x": normal((2, 3, 2, 2)), "skip": normal((2, 3, 2, 2))}, {}),
+    }
+    inputs, arguments = cases.get(name, (pair.inputs, pair.arguments))
+    return pair._replace(inputs=inputs, arguments=arguments)
 
 
-def test_cross_entropy_of_known_rows():
-    """Equal logits tell nothing: log K. Far-off ones: exp would overflow without the shift, and the loss is
-    their distance.
-    """
-    loss, _ = nn.cross_entropy_forward(np.zeros((3, 5)), np.array([0, 2, 4]))
-    assert loss == pytest.approx(np.log(5), rel=1e-14)
-    logits = np.array([[1e4, 0, -1e4], [0, 1e4, 0]])
-    loss, cache = nn.cross_entropy_forward(logits, np.array([2, 1]))
-    np.testing.assert_array_equal(nn.cross_entropy_backward(cache), [[0.5, 0, -0.5], [0, 0, 0]])
-    assert loss == 1e4
-
-
-def test_cross_entropy_values():
-    torch = pytest.importorskip("torch")
-    for seed in range(CASES):
-        rng = np.random.default_rng(seed)
-        _, _, inputs = cross_entropy_case(rng)
-        logits, labels = (
-            10 * inputs["logits"],
-            rng.integers(0, inputs["logits"].shape[1], len(inputs["logits"])),
-        )
-        expected = torch.nn.functional.cross_entropy(
-            torch.from_numpy(logits), torch.from_numpy(labels)
-        ).item()
-        assert nn.cross_entropy_forward(logits, labels)[0] == pytest.approx(expected, rel=1e-12, abs=1e-12), (
-            seed
-        )
-
-
-@pytest.mark.parametrize(
-    "labels, message",
-    [
-        ([0, 3], "a label is 3; it must lie in 0..2"),
-        ([-1, 0], "a label is -1"),
-        ([0], r"shape \(1,\).* for 2 samples"),
-        ([0.0, 1.0], "dtype float64"),
-    ],
-)
-def test_bad_labels_are_refused(labels, message):
-    with pytest.raises(ValueError, match=message):
-        nn.cross_entropy_forward(np.zeros((2, 3)), np.array(labels))
-
-
-def test_wrong_shape_is_refused():
-    inputs = {"x": np.ones((2, 3)), "W": np.ones((3, 4)), "b": np.ones(4)}
-    with pytest.raises(ValueError, match="gradient of W has shape"):
-        check_gradients(
-            nn.linear_forward, lambda dy, cache: {"W": np.ones((4, 3))}, inputs, np.random.default_rng(0)
-        )
-
-
-def test_errors_of_nothing_and_of_nan():
-    zero = np.zeros(3)
-    assert tensor_error(zero, zero) == element_error(zero, zero) == 0
-    assert tensor_error(np.ones(3), zero) == element_error(np.full(3, np.nan), np.ones(3)) == np.inf
+@pytest.mark.parametrize("name", PAIRS)
+def test_planted_error_in_a_formula(name):
+    """The right formula passes the check, and each wrong one is far outside it."""
+    rng, pair = np.random.default_rng(5), case_with_room(name)
+    assert_exact(check_pair(pair, rng))
+    for wrong in PLANTED[name]:
+        assert worst(check_pair(pair._replace(backward=wrong), rng)) > 1e-3, wrong

@@ -1,10 +1,10 @@
-"""The image networks by the checks of test_parity.py: hand-derived gradients against torch's autograd, one
-step, many steps, layer by layer, state.
-"""
+"""NumPy against torch on image networks: gradients, many training steps, layer by layer, and their states."""
 
 import numpy as np
 import pytest
 import torch
+from gradient_checks import random_params
+from parity import DEVICES, both_backends, error, errors
 
 from npdiff import nn
 from npdiff.backends import load_backend
@@ -14,14 +14,8 @@ from npdiff.nn import mse_backward, mse_forward
 from npdiff.schedule import make_schedule
 from npdiff.training import Batch
 from npdiff.verify.compare import parameter_distance
-from npdiff.verify.gradcheck import element_error, tensor_error
+from npdiff.verify.gradcheck import tensor_error
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-    ),
-]
 UNETS, LEAN_UNETS, CONVNETS = 120, 60, 60
 
 SMALL_CONVNET = convnet.Config(size=8, features=8, time_dim=8, classes=3)
@@ -38,13 +32,14 @@ PLAIN_UNET = unet.Config(
 )
 
 
-def pair(dtype, device="cpu"):
-    return load_backend("numpy", dtype=dtype), load_backend("torch", device, dtype)
+NETWORKS = {"convnet": SMALL_CONVNET, "residual": SMALL_UNET, "plain": PLAIN_UNET}
+EACH_NETWORK = pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
+WITH_LABELS = pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """The networks here are far too small to share out."""
+    """These networks are too small for several threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,9 +47,11 @@ def one_thread():
 
 
 def random_unet(rng, lean=False):
-    """Any kind and size. Unless lean, with two channels in each group and four positions at the lowest level:
-    where a group is one channel, the norm takes away whatever constant went before, and where it is two
-    entries, nearly everything. Such gradients are zero, and what is computed is rounding."""
+    """Any kind and size. Unless lean, each group has two channels, and the lowest level four positions.
+
+    The norm of a group of one channel takes the constant before it away, and that of two entries nearly
+    everything. Such gradients are zero, and what is computed is rounding.
+    """
     levels, groups, heads = (int(rng.integers(1, 4)) for _ in range(3))
     unit = int(np.lcm((1 if lean else 2) * groups, heads))
     return unet.Config(
@@ -85,14 +82,6 @@ def random_convnet(rng):
     )
 
 
-def random_params(config, rng, scale=0.3):
-    """All parameters moved off their starting values: zeros hide errors."""
-    return {
-        name: array + scale * rng.standard_normal(array.shape)
-        for name, array in MODELS[model_name(config)].init(config, rng).items()
-    }
-
-
 def random_batch(config, rng, N):
     """x, t, target, labels; labels are None where there are no classes, and in half of the other batches."""
     x, target = rng.standard_normal((2, N, *config.data_shape))
@@ -101,9 +90,7 @@ def random_batch(config, rng, N):
 
 
 def loss_and_gradients(denoiser, x, t, target, labels):
-    """What NumPy computes: the output, the loss, and the gradient of every parameter and, under the name x,
-    of the input.
-    """
+    """NumPy's output, loss and gradients. The gradient of the input has the name x."""
     y, cache = denoiser.model.forward(denoiser.params, x, t, denoiser.config, labels)
     loss, loss_cache = mse_forward(y, target)
     dx, grads = denoiser.model.backward(mse_backward(loss_cache), cache, denoiser.config)
@@ -111,77 +98,69 @@ def loss_and_gradients(denoiser, x, t, target, labels):
 
 
 def their_loss_and_gradients(denoiser, x, t, target, labels):
-    """The same of torch, as NumPy arrays."""
+    """torch's, as NumPy arrays."""
     backend = denoiser.backend
     x, target = backend.asarray(x).requires_grad_(), backend.asarray(target)
     loss, grads = denoiser.loss_and_grads(Batch(1, x, t, target, labels))
-    dx, = torch.autograd.grad(torch.nn.functional.mse_loss(denoiser.output(x, t, labels), target), x)
-    y = denoiser.predict(x, t, labels)
-    return backend.to_numpy(y), loss, {name: backend.to_numpy(g) for name, g in ({"x": dx} | grads).items()}
+    loss_of_x = torch.nn.functional.mse_loss(denoiser.output(x, t, labels), target)
+    (dx,) = torch.autograd.grad(loss_of_x, x)
+    y = backend.to_numpy(denoiser.predict(x, t, labels))
+    return y, loss, {name: backend.to_numpy(g) for name, g in ({"x": dx} | grads).items()}
 
 
 def compared(config, seed, backends, N, scale=0.3):
-    """-> the larger relative error of output and loss, the gradients by NumPy, the gradients by torch; the
-    same random parameters and batch for both.
+    """Both backends on the same random parameters and batch of N images.
+
+    -> (the larger relative error of output and loss, NumPy's gradients, torch's gradients)
     """
     rng = np.random.default_rng(seed)
     params = random_params(config, rng, scale)
-    ours, theirs = (backend.make_denoiser(config, params) for backend in backends)
     x, t, target, labels = random_batch(config, rng, N)
-    y, loss, grads = loss_and_gradients(ours, backends[0].asarray(x), t, backends[0].asarray(target), labels)
+    numpy, reference = backends
+    ours, theirs = numpy.make_denoiser(config, params), reference.make_denoiser(config, params)
+    y, loss, grads = loss_and_gradients(ours, numpy.asarray(x), t, numpy.asarray(target), labels)
     their_y, their_loss, their_grads = their_loss_and_gradients(theirs, x, t, target, labels)
-    assert set(grads) == set(their_grads)
     return max(tensor_error(their_y, y), abs(their_loss - loss) / loss), grads, their_grads
 
 
-def worst_errors(grads, their_grads):
-    """The worst element of each gradient, relative to that gradient's largest entry."""
-    return {
-        name: max(element_error(their_grads[name], g), tensor_error(their_grads[name], g))
-        for name, g in grads.items()
-    }
-
-
-def worst_on_one_scale(grads, their_grads):
+def error_on_one_scale(their_grads, grads):
     """The worst element of all gradients, relative to the largest entry of all."""
-    return max(abs(their_grads[name] - g).max() for name, g in grads.items()) / max(
-        abs(g).max() for g in grads.values()
-    )
+    worst = max(abs(their_grads[name] - g).max() for name, g in grads.items())
+    return worst / max(abs(g).max() for g in grads.values())
 
 
 def assert_parity(random_config, networks, device):
     """Each of `networks` random networks to 1e-12, every gradient on its own scale."""
-    backends = pair("float64", device)
+    backends = both_backends("float64", device)
     for seed in range(networks):
         config = random_config(np.random.default_rng(seed))
-        error, grads, their_grads = compared(config, seed, backends, N=1 + seed % 3)
-        assert error <= 1e-12, (seed, config)
-        for name, gradient_error in worst_errors(grads, their_grads).items():
+        answer_error, grads, their_grads = compared(config, seed, backends, N=1 + seed % 3)
+        assert answer_error <= 1e-12, (seed, config)
+        for name, gradient_error in errors(their_grads, grads).items():
             assert gradient_error <= 1e-12, (seed, config, name)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@DEVICES
 def test_forward_and_every_gradient_of_random_unets(device):
-    """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input, each on its
-    own scale.
-    """
+    """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input."""
     assert_parity(random_unet, UNETS, device)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@DEVICES
 def test_unets_with_gradients_that_are_zero(device):
-    """Groups of one channel, images that end as one pixel: the same, but all gradients of a network on one
-    scale.
-    """
-    backends = pair("float64", device)
+    """Groups of one channel, images that end as one pixel: all gradients of a network on one scale, 1e-12."""
+    backends, zeros = both_backends("float64", device), 0
     for seed in range(LEAN_UNETS):
         config = random_unet(np.random.default_rng(seed), lean=True)
-        # torch refuses to normalise one entry
-        error, grads, their_grads = compared(config, seed, backends, N=2 + seed % 2)
-        assert max(error, worst_on_one_scale(grads, their_grads)) <= 1e-12, (seed, config)
+        N = 2 + seed % 2                            # torch refuses to normalise one entry
+        answer_error, grads, their_grads = compared(config, seed, backends, N)
+        assert max(answer_error, error_on_one_scale(their_grads, grads)) <= 1e-12, (seed, config)
+        largest = max(abs(g).max() for g in grads.values())
+        zeros += any(abs(g).max() <= 1e-12 * largest for g in grads.values())
+    assert zeros >= LEAN_UNETS // 4
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@DEVICES
 def test_forward_and_every_gradient_of_random_convnets(device):
     assert_parity(random_convnet, CONVNETS, device)
 
@@ -200,35 +179,34 @@ def test_the_random_unets_hold_every_setting():
         "levels": {1, 2, 3},
     }.items():
         assert {getattr(config, field) for config in configs} == values
-    assert any(config.size % 2 for config in configs) and max(config.size for config in configs) == 16
-    labelled = [
-        config.classes > 0 and random_batch(config, np.random.default_rng(seed), 1)[3] is not None
-        for seed, config in enumerate(configs)
-    ]
-    assert 20 < sum(labelled) < sum(config.classes > 0 for config in configs) - 20
+    sizes = {config.size for config in configs}
+    assert max(sizes) == 16 and any(size % 2 for size in sizes)
+    with_labels = without = 0
+    for seed, config in enumerate(configs):
+        _, _, _, labels = random_batch(config, np.random.default_rng(seed), 1)
+        with_labels += config.classes > 0 and labels is not None
+        without += config.classes > 0 and labels is None
+    assert with_labels > 20 and without > 20
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"]
-)
+@DEVICES
+@EACH_NETWORK
 def test_one_step_in_float32(config, device):
-    """Output, loss and every gradient near the untrained network; and from it, after an update by each with
-    its own gradients, every parameter.
-    """
-    backends = pair("float32", device)
+    """Output, loss and every gradient near the untrained network, and every parameter after one update."""
+    backends = both_backends("float32", device)
     for seed in range(10):
-        error, grads, their_grads = compared(config, seed, backends, N=4, scale=0.1)
-        assert error <= 1e-5, seed
-        for name, gradient_error in worst_errors(grads, their_grads).items():
+        answer_error, grads, their_grads = compared(config, seed, backends, N=4, scale=0.1)
+        assert answer_error <= 1e-5, seed
+        for name, gradient_error in errors(their_grads, grads).items():
             assert gradient_error <= 1e-5, (seed, name)
-        assert {g.dtype for g in [*grads.values(), *their_grads.values()]} == {np.dtype(np.float32)}
+        assert {g.dtype for g in (*grads.values(), *their_grads.values())} == {np.dtype(np.float32)}
     ours, theirs = denoisers(config, backends)
-    for loss, their_loss in train_both(ours, theirs, 1):
-        assert abs(loss - their_loss) <= 1e-5 * loss
-    for name, array in ours.export().items():
+    [(loss, their_loss)] = train_both(ours, theirs, 1)
+    assert abs(loss - their_loss) <= 1e-5 * loss
+    state, their_state = ours.export(), theirs.export()
+    for name in state:
         if name.startswith("params/"):
-            assert tensor_error(theirs.export()[name], array) <= 1e-5, name
+            assert tensor_error(their_state[name], state[name]) <= 1e-5, name
 
 
 def denoisers(config, backends, ema_decay=0.99, seed=0):
@@ -237,42 +215,38 @@ def denoisers(config, backends, ema_decay=0.99, seed=0):
     return [backend.make_denoiser(config, params, ema_decay) for backend in backends]
 
 
-def train_both(ours, theirs, steps, first_step=1, lr=1e-3):
-    """Train both on the same noised images, step by step: yields the two losses.
+def waves(config, rng):
+    """8 images (8, C, H, W) of waves along the rows, the columns or both; and which of the three, (8,)."""
+    kind = rng.integers(0, 3, 8)
+    wave = np.sin(np.arange(config.size) * rng.uniform(0.5, 2, (8, config.channels, 1)))    # (8, C, size)
+    along_rows, along_columns = (kind != 1)[:, None, None, None], (kind != 0)[:, None, None, None]
+    return wave[:, :, :, None] * along_rows + wave[:, :, None, :] * along_columns, kind
 
-    The images are waves, the label their direction, one in four withheld.
+
+def train_both(ours, theirs, steps, first_step=1, lr=1e-3):
+    """Train both on the same noised waves, step by step: yields the two losses.
+
+    The label is the kind of wave; one label in four is withheld.
     """
-    schedule, config = make_schedule("linear", 1000), ours.config
+    schedule, config, dtype = make_schedule("linear", 1000), ours.config, ours.theta.dtype
     for step in range(first_step, first_step + steps):
         rng = np.random.default_rng([1, step])
-        kind, waves = (
-            rng.integers(0, 3, 8),
-            np.sin(np.arange(config.size) * rng.uniform(0.5, 2, (8, config.channels, 1))),
-        )
-        x0 = (
-            waves[:, :, :, None] * (kind != 1)[:, None, None, None]
-            + waves[:, :, None, :] * (kind != 0)[:, None, None, None]
-        )
+        x0, kind = waves(config, rng)
         t, noise = rng.integers(1, 1001, 8), rng.standard_normal(x0.shape)
         x = q_sample(x0, t, noise, schedule)
         labels = np.where(rng.random(8) < 0.25, config.classes, kind) if config.classes else None
-        _, loss, grads = loss_and_gradients(
-            ours, x.astype(ours.theta.dtype), t, noise.astype(ours.theta.dtype), labels
-        )
+        _, loss, grads = loss_and_gradients(ours, x.astype(dtype), t, noise.astype(dtype), labels)
         ours.update(grads, lr)
-        their_loss, their_grads = theirs.loss_and_grads(
-            Batch(1, theirs.backend.asarray(x), t, theirs.backend.asarray(noise), labels)
-        )
+        their_x, their_noise = theirs.backend.asarray(x), theirs.backend.asarray(noise)
+        their_loss, their_grads = theirs.loss_and_grads(Batch(step, their_x, t, their_noise, labels))
         theirs.update(their_grads, lr)
         yield loss, their_loss
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(
-    "config", [SMALL_CONVNET, SMALL_UNET, PLAIN_UNET], ids=["convnet", "residual", "plain"]
-)
+@DEVICES
+@EACH_NETWORK
 def test_200_steps_in_float64(config, device):
-    ours, theirs = denoisers(config, pair("float64", device))
+    ours, theirs = denoisers(config, both_backends("float64", device))
     losses = []
     for loss, their_loss in train_both(ours, theirs, 200):
         assert abs(loss - their_loss) <= 1e-8 * loss
@@ -282,45 +256,43 @@ def test_200_steps_in_float64(config, device):
 
 
 def test_the_distance_of_parameters_goes_by_their_names():
-    """A plain network's modules list convolution before norm, npdiff's parameters norm before convolution."""
-    ours, theirs = denoisers(PLAIN_UNET, pair("float64"))
+    """torch's modules of a plain block name convolution before norm, npdiff's parameters norm first."""
+    ours, theirs = denoisers(PLAIN_UNET, both_backends("float64"))
     assert list(ours.export()) != list(theirs.export()) and parameter_distance(ours, theirs) == 0
     ours.theta *= 1.5
-    # of the larger, the first
-    assert parameter_distance(ours, theirs) == pytest.approx(1 / 3, rel=1e-9)
+    assert parameter_distance(ours, theirs) == pytest.approx(0.5 / 1.5, rel=1e-9)      # relative to the first
 
 
 def assert_same_state(ours, theirs, tolerance):
-    """Parameters, average and Adam's moments; a tensor that is rounding alone is held against the largest of
-    its kind.
+    """Parameters, average and Adam's moments. The error of a tensor is relative to the largest of its kind,
+    because some tensors are rounding alone.
     """
     ours, theirs = ours.export(), theirs.export()
     assert set(ours) == set(theirs) and ours["step"] == theirs["step"]
-    scale = {}
+    scale = {}                                      # params, ema, adam_m, adam_v -> the largest entry
     for name, array in ours.items():
-        group = name.partition("/")[0]
-        scale[group] = max(scale.get(group, 0), abs(array).max())
+        kind, _, _ = name.partition("/")
+        scale[kind] = max(scale.get(kind, 0), abs(array).max())
     for name, array in ours.items():
+        kind, _, _ = name.partition("/")
         assert theirs[name].shape == array.shape and theirs[name].flags.c_contiguous
-        assert abs(theirs[name] - array).max() <= tolerance * scale[name.partition("/")[0]], name
+        assert abs(theirs[name] - array).max() <= tolerance * scale[kind], name
 
 
-@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
+@WITH_LABELS
 def test_state_travels_both_ways(config):
-    """Ten steps, the state handed to untrained denoisers of the other backend, ten steps more: all as without
-    the journey.
-    """
-    backends = pair("float64")
+    """Ten steps, then ten more on the other backend, which loads the state: as twenty steps on one."""
+    backends = both_backends("float64")
     ours, theirs = denoisers(config, backends)
     for _ in train_both(ours, theirs, 10):
         pass
     from_theirs, from_ours = denoisers(config, backends, seed=9)
     from_ours.load(ours.export())
     from_theirs.load(theirs.export())
-    exported = ours.export()
-    assert all((array == exported[name]).all() for name, array in from_ours.export().items()) and set(
-        exported
-    ) == set(from_ours.export())
+    exported, loaded = ours.export(), from_ours.export()
+    assert set(exported) == set(loaded)
+    for name, array in exported.items():
+        np.testing.assert_array_equal(loaded[name], array)
     for pairs in ((ours, theirs), (from_theirs, from_ours)):
         for _ in train_both(*pairs, 10, first_step=11):
             pass
@@ -382,76 +354,80 @@ OPERATIONS = {
 
 
 def operations(config, labels=None):
-    """Both backends' operations on one random batch, and torch's with labels: two dicts of NumPy arrays by
-    name.
+    """-> (NumPy's outputs without labels, torch's outputs with `labels`), dicts of NumPy arrays by layer
+
+    Both on one random batch of 3.
     """
     rng = np.random.default_rng(0)
     params = random_params(config, rng)
     x, t, _, _ = random_batch(config, rng, 3)
-    ours, theirs = (backend.make_denoiser(config, params) for backend in pair("float64"))
-    of_theirs = theirs.operations(theirs.backend.asarray(x), t, labels)
-    return ours.operations(x, t), {name: array.numpy() for name, array in of_theirs.items()}
+    ours, theirs = (backend.make_denoiser(config, params) for backend in both_backends("float64"))
+    their_outputs = theirs.operations(theirs.backend.asarray(x), t, labels)
+    return ours.operations(x, t), {name: array.numpy() for name, array in their_outputs.items()}
+
+
+def assert_same_operations(ours, theirs, *where):
+    """The same layers in the same order, each output to 1e-12."""
+    assert list(ours) == list(theirs)
+    for name, array in ours.items():
+        assert array.shape == theirs[name].shape and error(theirs[name], array) <= 1e-12, (*where, name)
 
 
 @pytest.mark.parametrize("kind", OPERATIONS)
 def test_operations_line_up(kind):
     config, expected = OPERATIONS[kind]
     ours, theirs = operations(config)
-    assert list(ours) == list(theirs) == expected
-    for name, a in ours.items():
-        assert a.shape == theirs[name].shape and element_error(theirs[name], a) <= 1e-12, name
+    assert list(ours) == expected
+    assert_same_operations(ours, theirs)
 
 
 def test_operations_of_random_unets_line_up():
     for seed in range(20):
         ours, theirs = operations(random_unet(np.random.default_rng(seed)))
-        assert list(ours) == list(theirs)
-        for name, a in ours.items():
-            assert a.shape == theirs[name].shape and element_error(theirs[name], a) <= 1e-12, (seed, name)
+        assert_same_operations(ours, theirs, seed)
 
 
 def test_operations_with_labels_differ_from_the_label_on():
     _, without = operations(SMALL_UNET)
     _, labelled = operations(SMALL_UNET, labels=np.array([0, 1, 2]))
-    assert [name for name, a in without.items() if (a != labelled[name]).any()][0] == "label"
+    differing = [name for name, array in without.items() if (array != labelled[name]).any()]
+    assert differing[0] == "label"
 
 
 def test_operations_find_the_layer_of_a_block_that_is_wrong(monkeypatch):
     right = nn.attention_forward
     monkeypatch.setattr(nn, "attention_forward", lambda qkv, heads: right(qkv * (1 + 1e-9), heads))
     ours, theirs = operations(SMALL_UNET)
-    first = [name for name, a in ours.items() if element_error(theirs[name], a) > 1e-12][0]
-    assert first == "middle.attention1.attention"
+    wrong = [name for name, array in ours.items() if error(theirs[name], array) > 1e-12]
+    assert wrong[0] == "middle.attention1.attention"
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@DEVICES
 def test_gradients_are_the_same_bits_every_time(device):
-    """On CUDA too, sums run in a fixed order."""
+    """Sums are added in a fixed order, on CUDA too."""
     config = unet.Config(channels=3, widths=(16, 32), groups=4, classes=10)
     rng = np.random.default_rng(0)
     backend = load_backend("torch", device)
     denoiser = backend.make_denoiser(config, random_params(config, rng))
     x, target = (backend.asarray(rng.standard_normal((16, 3, 28, 28))) for _ in range(2))
     labels = np.arange(16) % 3
-    first, second = (denoiser.loss_and_grads(Batch(1, x, np.arange(1, 17), target, labels)) for _ in range(2))
-    assert first[0] == second[0] and all(torch.equal(g, second[1][name]) for name, g in first[1].items())
+    batch = Batch(1, x, np.arange(1, 17), target, labels)
+    loss, grads = denoiser.loss_and_grads(batch)
+    loss_again, grads_again = denoiser.loss_and_grads(batch)
+    assert loss == loss_again and set(grads) == set(grads_again)
+    assert all(torch.equal(g, grads_again[name]) for name, g in grads.items())
 
 
-@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
+@WITH_LABELS
 def test_everything_stays_on_the_backends_device(config):
     """As in test_parity.py, on torch's `meta` device."""
     backend = load_backend("torch")
     backend.device = torch.device("meta")
-    denoiser, = denoisers(config, [backend])
+    [denoiser] = denoisers(config, [backend])
     x = backend.asarray(np.zeros((4, *config.data_shape)))
-    assert (
-        denoiser.predict(x, 3).device.type == "meta"
-        and denoiser.predict(x, 3, np.array([0, 1, 2, 3])).device.type == "meta"
-    )
-    assert all(
-        p.device.type == "meta"
-        for p in [*denoiser.parameters.values(), *denoiser.average.module.parameters()]
-    )
+    answers = denoiser.predict(x, 3), denoiser.predict(x, 3, np.array([0, 1, 2, 3]))
+    parameters = *denoiser.parameters.values(), *denoiser.average.module.parameters()
+    assert {array.device.type for array in (*answers, *parameters)} == {"meta"}
 
 
 @pytest.mark.parametrize(
@@ -464,10 +440,10 @@ def test_everything_stays_on_the_backends_device(config):
         (1, r"labels have shape \(\) and dtype int64; for 3 samples"),
     ],
 )
-@pytest.mark.parametrize("config", [SMALL_CONVNET, SMALL_UNET], ids=["convnet", "unet"])
+@WITH_LABELS
 def test_torch_refuses_wrong_labels(config, labels, message):
     backend = load_backend("torch")
-    denoiser, = denoisers(config, [backend])
+    [denoiser] = denoisers(config, [backend])
     x = backend.asarray(np.zeros((3, *config.data_shape)))
     for call in (
         lambda: denoiser.predict(x, 1, labels),
@@ -483,6 +459,7 @@ def test_torch_refuses_wrong_labels(config, labels, message):
 )
 def test_torch_refuses_labels_of_a_network_without_classes(config):
     backend = load_backend("torch")
-    denoiser, = denoisers(config, [backend])
+    [denoiser] = denoisers(config, [backend])
+    x = backend.asarray(np.zeros((2, *config.data_shape)))
     with pytest.raises(ValueError, match="this network has 0 classes and takes no labels"):
-        denoiser.predict(backend.asarray(np.zeros((2, *config.data_shape))), 1, np.array([0, 0]))
+        denoiser.predict(x, 1, np.array([0, 0]))
