@@ -195,7 +195,7 @@ def image_grid(images, columns, title):
 def image_filmstrip(chain, title=None):
     """The images of a chain, a column for each (t, x): the column called x_t shows x_t."""
     _, x = chain[0]
-    fig, axes = figure(columns=len(chain), width=1.3, height=1.3 * len(x) + 1.1)
+    fig, axes = figure(columns=len(chain), width=1.3, height=1.3 * len(x) + 0.9)
     fig.suptitle(title)
     for axis, (t, x) in zip(axes, chain, strict=True):
         image_panel(axis, x, 1, f"$x_{{{t}}}$")
@@ -206,7 +206,7 @@ def image_filmstrip(chain, title=None):
 def images_by_class(images, labels, names, title=None):
     """Images (n, C, H, W) with labels (n,): one column for each class, under its name."""
     columns = [images[labels == k] for k in range(len(names))]
-    fig, axes = figure(columns=len(names), width=0.85, height=0.82 * max(map(len, columns)) + 1.1)
+    fig, axes = figure(columns=len(names), width=0.85, height=0.82 * max(map(len, columns)) + 0.9)
     fig.suptitle(title)
     for axis, column, name in zip(axes, columns, names, strict=True):
         image_panel(axis, column, 1)
