@@ -21,7 +21,7 @@ from test_fashion_mnist import (  # noqa: F401, two are fixtures
     write,
 )
 
-from npdiff.data import fashion_mnist
+from npdiff.data import download, fashion_mnist, files
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -163,7 +163,7 @@ def test_bad_download(server, case):
         and "\n" not in line
     )
     assert cached_files() == [f"{LABELS}.gz"]
-    assert peak < 8 * fashion_mnist.BLOCK
+    assert peak < 8 * files.BLOCK
     server.answers[address] = good
     assert len(fashion_mnist.load("train")[1]) == 50
 
@@ -194,7 +194,7 @@ def test_no_connection(official, monkeypatch):
 
 def test_silence(official, monkeypatch):
     """A server that accepts and never answers is given up after TIMEOUT."""
-    monkeypatch.setattr(fashion_mnist, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(fashion_mnist, "BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         with pytest.raises(OSError, match="the download failed .*timed out"):
@@ -202,12 +202,12 @@ def test_silence(official, monkeypatch):
     assert cached_files() == []
 
 
-@pytest.mark.parametrize("moment", ["receive", "read_labels"])
+@pytest.mark.parametrize("moment", ["download.receive", "fashion_mnist.read_labels"])
 def test_interrupted(server, monkeypatch, moment):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fashion_mnist, moment, interrupt)
+    monkeypatch.setattr(f"npdiff.data.{moment}", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fashion_mnist.load("train")
     assert cached_files() == []

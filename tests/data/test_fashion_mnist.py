@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npdiff.data import fashion_mnist
+from npdiff.data import fashion_mnist, files
+from npdiff.data.idx import Content
 
 REAL = Path(os.environ.get("NPDIFF_DATA") or Path(__file__).parents[3] / "shared" / "data" / "fashion-mnist")
 needs_real = pytest.mark.skipif(
@@ -93,8 +94,8 @@ def test_real_memory():
     fashion_mnist.load("test", REAL)
     _, floats_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert bytes_peak < 7_840_000 + 5 * fashion_mnist.BLOCK
-    assert floats_peak < 5 * 7_840_000 + 5 * fashion_mnist.BLOCK
+    assert bytes_peak < 7_840_000 + 5 * files.BLOCK
+    assert floats_peak < 5 * 7_840_000 + 5 * files.BLOCK
 
 
 # Good files.
@@ -220,7 +221,7 @@ def a_block_long(content):
         packed[:3]
         + b"\x08"
         + packed[4:10]
-        + b"n" * (fashion_mnist.BLOCK - len(packed) - 1)
+        + b"n" * (files.BLOCK - len(packed) - 1)
         + b"\0"
         + packed[10:]
     )
@@ -273,7 +274,7 @@ def test_bad_gzip(tmp_path, case):
     check_refused(match, IMAGES + ".gz", directory=tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * fashion_mnist.BLOCK
+    assert peak < 5 * files.BLOCK
 
 
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
@@ -342,18 +343,18 @@ def test_bomb(tmp_path, monkeypatch, zeros, name, match):
     )
     given = {}
 
-    class Counting(fashion_mnist.Content):
+    class Counting(Content):
         def read(self, size):
             block = super().read(size)
             given[Path(self.file.name).name] = given.get(Path(self.file.name).name, 0) + len(block)
             return block
 
-    monkeypatch.setattr(fashion_mnist, "Content", Counting)
+    monkeypatch.setattr("npdiff.data.idx.Content", Counting)
     tracemalloc.start()
     check_refused(match, f"{name}.gz", directory=tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * fashion_mnist.BLOCK
+    assert peak < 5 * files.BLOCK
     assert given[f"{name}.gz"] == len(contents[name]) + 1
 
 
@@ -368,7 +369,7 @@ def test_bomb_with_a_header_that_fits(tmp_path, zeros):
     check_refused("header says 300000 x 28 x 28; 5 images", f"{IMAGES}.gz", directory=tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * fashion_mnist.BLOCK
+    assert peak < 5 * files.BLOCK
 
 
 # Where the files are looked for.
