@@ -10,10 +10,10 @@ import tyro
 
 from npdiff.app import checkpoint, report
 from npdiff.app.progress import progress
-from npdiff.app.runs import draw_pictures, train_and_log, trained_denoiser
+from npdiff.app.runs import draw_pictures, sampling_in_words, train_and_log, trained_denoiser
 from npdiff.backends import load_backend
 from npdiff.backends.machine import cores
-from npdiff.data import fashion_mnist, load_data
+from npdiff.data import CLASS_NAMES, fashion_mnist, load_data
 from npdiff.data.files import write_bytes
 from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
 from npdiff.evaluation import metrics
@@ -158,8 +158,9 @@ class Sample:
         np.savez(buffer, samples=x, **({} if labels is None else {"labels": labels}))
         write_bytes(out, buffer.getvalue())
         from npdiff.app import figures
-        title = (f"{recipe.name}, {recipe.schedule} schedule, T = {recipe.num_train_timesteps}\n"
-                 f"{n} samples, {self.sampling.sampler}, {stops_of(recipe, self.sampling) - 1} steps")
+        title = sampling_in_words(recipe, self.sampling, n)
+        if self.label is not None:
+            title += f", class {CLASS_NAMES[recipe.data][self.label]}"
         data = None if image else fresh_data(recipe, self.seed, 2000)
         drawn = figures.image_grid(x, 8, title) if image else figures.samples_over_data(x, data, title)
         figures.save(drawn, picture)

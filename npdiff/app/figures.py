@@ -1,5 +1,7 @@
-"""Pictures: each function draws one and returns a matplotlib Figure; save and save_gif write them whole or
-not at all.
+"""Pictures: each function draws one and returns a matplotlib Figure.
+
+save and save_gif write a picture whole or not at all. Points (n, 2) and images (n, C, H, W) are NumPy arrays.
+A chain is a list of (t, x), from noise to data. Curves and markers differ in more than their colour.
 """
 
 from pathlib import Path
@@ -25,15 +27,16 @@ def figure(columns=1, rows=1, width=5.0, height=4.0):
 
 
 def save(fig, path):
-    """Write the figure to path (its ending names the format) under a temporary name, then rename; the folder
-    is made where it is missing. Returns path.
+    """Write the figure to path, whole. The ending of path names the format. Returns path as a Path.
+
+    The folder is made where it is missing. Raises OSError where the file cannot be written.
     """
     with written_whole(path) as temporary:
         fig.savefig(temporary, dpi=120)
     return Path(path)
 
 
-def points_panel(axis, x, data, title):
+def points_panel(axis, x, data, title=""):
     """Samples x (n, 2) over data (m, 2), on axes that hold the moons and a standard normal cloud.
 
     The data is a broad light band of squares, the samples are small dark points: one does not hide the other.
@@ -41,13 +44,14 @@ def points_panel(axis, x, data, title):
     axis.scatter(*data.T, s=26, marker="s", color=DATA_COLOUR, linewidths=0, label="data")
     artist = axis.scatter(*x.T, s=2.5, marker="o", color=SAMPLE_COLOUR, linewidths=0, label="samples")
     axis.set(title=title, xlim=(-3.2, 4.2), ylim=(-3.2, 3.2), aspect="equal")
+    axis.set(xlabel="first coordinate", ylabel="second coordinate")
     return artist
 
 
 def loss_curve(steps, losses, every, title, floor=None, ylabel="loss"):
     """Mean loss against the training step: points are means of `every` steps, the line their running mean.
 
-    floor is the smallest loss that any network can have, where it is known.
+    floor is the smallest loss that any network can have, a float, where it is known.
     """
     fig, (axis,) = figure(width=6)
     window = max(1, len(losses) // 20)
@@ -56,7 +60,8 @@ def loss_curve(steps, losses, every, title, floor=None, ylabel="loss"):
     axis.plot(steps[window - 1:], running, color=SAMPLE_COLOUR, label=f"mean of {every * window:,} steps")
     settled = losses[len(losses) // 10:]
     if floor is not None:
-        axis.axhline(floor, color="0", linewidth=1, linestyle="--", label=f"Bayes floor, {floor:.4f}")
+        label = f"smallest possible loss, {floor:.4f}"
+        axis.axhline(floor, color="0", linewidth=1, linestyle="--", label=label)
         settled = [*settled, floor]
     margin = max(0.1 * (max(settled) - min(settled)), 0.01)
     axis.set(title=title, xlabel="training step", ylabel=ylabel,
@@ -69,37 +74,35 @@ def samples_over_data(x, data, title):
     """The samples x (n, 2) over the data (m, 2)."""
     fig, (axis,) = figure(width=6, height=5.4)
     points_panel(axis, x, data, title)
-    axis.set(xlabel="$x_1$", ylabel="$x_2$")
     axis.legend(frameon=False, markerscale=2, loc="lower left")
     return fig
 
 
-def filmstrip(chain, data):
-    """The panels of a chain, a list of (t, x): from noise to data. All have the same axes."""
-    fig, axes = figure(columns=len(chain), width=2.6, height=2.8)
-    for axis, (t, x) in zip(axes, chain):
+def filmstrip(chain, data, title=None):
+    """The samples of a chain over the data (m, 2), a panel for each (t, x). All panels have the same axes."""
+    fig, axes = figure(columns=len(chain), width=2.6, height=3.2)
+    fig.suptitle(title)
+    for axis, (t, x) in zip(axes, chain, strict=True):
         points_panel(axis, x, data, f"$x_{{{t}}}$")
         axis.set(xticks=[-2, 0, 2, 4], yticks=[-2, 0, 2])
-        axis.tick_params(labelsize=7)
+        axis.tick_params(labelsize=8)
     for axis in axes[1:]:
-        axis.set(yticklabels=[])
-    axes[0].set(ylabel="$x_2$")
-    axes[0].legend(frameon=False, markerscale=2, loc="lower left", fontsize=7)
-    fig.supxlabel("$x_1$", fontsize=9)
+        axis.set(ylabel=None, yticklabels=[])
+    axes[-1].legend(frameon=False, markerscale=2, loc="lower left", fontsize=8)
     return fig
 
 
 def schedule_curves(schedule, title):
-    """A schedule over t: the shares of data and noise in x_t, beta, and the signal-to-noise ratio."""
+    """A schedule over t: the weights of data and noise in x_t, beta, and the signal-to-noise ratio."""
     fig, (shares, beta, snr) = figure(columns=3, width=3.8, height=3.2)
     t = np.arange(schedule.T + 1)
     shares.plot(t, schedule.alpha_bar, color=SAMPLE_COLOUR, label=r"data, $\bar\alpha_t$")
     shares.plot(t, 1 - schedule.alpha_bar, "--", color=NOISE_COLOUR, label=r"noise, $1 - \bar\alpha_t$")
-    shares.set(title=title, xlabel="timestep t", ylabel="share of the variance of $x_t$", ylim=(0, 1))
+    shares.set(title=title, xlabel="timestep t", ylabel="squared weight in $x_t$", ylim=(0, 1))
     shares.legend(frameon=False)
     beta.plot(t[1:], schedule.beta[1:], color=NOISE_COLOUR, label=r"$\beta_t$")
     beta.plot(t[2:], schedule.posterior_variance[2:], "--", color="0.2", label="posterior variance")
-    beta.set(title="noise of one step", xlabel="timestep t", ylabel="variance", ylim=(0, None))
+    beta.set(title="noise of one step", xlabel="timestep t", ylabel="variance of the noise", ylim=(0, None))
     beta.legend(frameon=False)
     snr.semilogy(t[1:], schedule.snr[1:], color=SAMPLE_COLOUR)
     snr.set(title="signal-to-noise ratio", xlabel="timestep t",
@@ -116,7 +119,7 @@ def comparison(names, steps, losses, parameters, title):
     steps, losses, parameters = np.asarray(steps), np.asarray(losses), np.asarray(parameters)
     window = max(1, len(steps) // 50)
     lines = ({"color": SAMPLE_COLOUR, "linewidth": 3}, {"color": "0", "linewidth": 1, "linestyle": "--"})
-    for name, column, line in zip(names, losses.T, lines):
+    for name, column, line in zip(names, losses.T, lines, strict=True):
         mean = np.convolve(column, np.ones(window) / window, "valid")
         curves.plot(steps[window - 1:], mean, label=name, **line)
     curves.set(title=title, xlabel="training step", ylabel=f"loss (mean of {window} steps)")
@@ -139,94 +142,115 @@ def loss_buckets(edges, losses, title, floor=None, ylabel="loss"):
     line across the bar: a better network can lower the bar to this line, and no further.
     """
     fig, (axis,) = figure(width=6)
-    bars = {"align": "edge", "color": "#9ecae1", "edgecolor": "white", "label": "loss"}
+    label = "mean loss in the bucket"
+    bars = {"align": "edge", "color": "#9ecae1", "edgecolor": "white", "label": label}
     axis.bar(edges[:-1], losses, np.diff(edges), **bars)
     if floor is not None:
         means = [floor[first + 1:last + 1].mean() for first, last in zip(edges[:-1], edges[1:])]
-        label = "Bayes floor, mean of the bucket"
+        label = "smallest possible mean loss in the bucket"
         axis.hlines(means, edges[:-1], edges[1:], color="0", linewidth=2, label=label)
-        axis.plot(np.arange(1, len(floor)), floor[1:], ":", color="0.3", label="Bayes floor at each t")
+        label = "smallest possible loss at each t"
+        axis.plot(np.arange(1, len(floor)), floor[1:], ":", color="0.3", label=label)
     axis.set(title=title, xlabel="timestep t", ylabel=ylabel)
     axis.legend(frameon=False)
     return fig
 
 
 def tiles(images, columns):
-    """Images (n, C, H, W) in [-1, 1], C = 1 or 3, laid out in rows of `columns`, a pixel apart: (height,
-    width, 3) in [0, 1].
+    """Images side by side, a pixel apart, in rows of `columns`: (height, width, 3) in [0, 1].
+
+    images (n, C, H, W), C = 1 (grey) or 3 (red, green, blue). -1 is dark and 1 is light; values outside are
+    clipped.
     """
     n, C, H, W = images.shape
     rows = -(-n // columns)
     sheet = np.ones((rows * columns, 3, H + 1, W + 1))
-    # grey: one channel becomes three
-    sheet[:n, :, :H, :W] = (images.clip(-1, 1) + 1) / 2
-    return (
-        sheet.reshape(rows, columns, 3, H + 1, W + 1)
-        .transpose(0, 3, 1, 4, 2)
-        .reshape(rows * (H + 1), columns * (W + 1), 3)[:-1, :-1]
-    )
+    sheet[:n, :, :H, :W] = (images.clip(-1, 1) + 1) / 2                 # one grey channel becomes three
+    sheet = sheet.reshape(rows, columns, 3, H + 1, W + 1)
+    sheet = sheet.transpose(0, 3, 1, 4, 2)                              # (rows, H+1, columns, W+1, 3)
+    sheet = sheet.reshape(rows * (H + 1), columns * (W + 1), 3)
+    return sheet[:-1, :-1]
 
 
 def image_panel(axis, images, columns, title=""):
-    """Show images (n, C, H, W) as tiles."""
+    """Show images (n, C, H, W) as tiles, in rows of `columns`."""
     artist = axis.imshow(tiles(images, columns), interpolation="nearest")
     axis.set(title=title, xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     return artist
 
 
+SCALE = "pixel values: -1 is black, 1 is white"
+
+
 def image_grid(images, columns, title):
-    """Images (n, C, H, W) in rows."""
-    fig, (axis,) = figure(width=6.4, height=6.4 * -(-len(images) // columns) / columns + 0.3)
+    """Images (n, C, H, W) in rows of `columns`."""
+    rows = -(-len(images) // columns)
+    fig, (axis,) = figure(width=6.4, height=6.4 * rows / columns + 0.8)
     image_panel(axis, images, columns, title)
+    axis.set_xlabel(SCALE, fontsize=8)
     return fig
 
 
-def image_filmstrip(chain):
-    """The panels of a chain of a few images, a list of (t, x) with x (n, C, H, W): the panel called x_t shows
-    x_t.
-    """
-    fig, axes = figure(columns=len(chain), width=1.3, height=1.3 * len(chain[0][1]) + 0.3)
-    for axis, (t, x) in zip(axes, chain):
+def image_filmstrip(chain, title=None):
+    """The images of a chain, a column for each (t, x): the column called x_t shows x_t."""
+    _, x = chain[0]
+    fig, axes = figure(columns=len(chain), width=1.3, height=1.3 * len(x) + 0.9)
+    fig.suptitle(title)
+    for axis, (t, x) in zip(axes, chain, strict=True):
         image_panel(axis, x, 1, f"$x_{{{t}}}$")
+    fig.supxlabel(SCALE, fontsize=8)
     return fig
 
 
-def images_by_class(images, labels, names):
-    """One column of images for each class, under its name."""
+def images_by_class(images, labels, names, title=None):
+    """Images (n, C, H, W) with labels (n,): one column for each class, under its name."""
     columns = [images[labels == k] for k in range(len(names))]
-    fig, axes = figure(columns=len(names), width=0.85, height=0.82 * max(map(len, columns)) + 0.3)
-    for axis, column, name in zip(axes, columns, names):
+    fig, axes = figure(columns=len(names), width=0.85, height=0.82 * max(map(len, columns)) + 0.9)
+    fig.suptitle(title)
+    for axis, column, name in zip(axes, columns, names, strict=True):
         image_panel(axis, column, 1)
         axis.set_title(name, fontsize=8)
+    fig.supxlabel(SCALE, fontsize=8)
     return fig
 
 
-def save_points_gif(chain, data, path):
-    """Write a GIF of a chain, a list of (t, x), x (n, 2) over the data (m, 2). Returns path."""
-    fig, (axis,) = figure(width=4, height=3.6)
-    artist = points_panel(axis, chain[0][1], data, "")
-    return save_gif(fig, axis, lambda x: artist.set_offsets(x), chain, path)
+def save_points_gif(chain, data, path, title=""):
+    """Write a GIF of a chain, x (n, 2) over the data (m, 2). Returns path."""
+    fig, (axis,) = figure(width=4.4, height=4.2)
+    _, x = chain[0]
+    artist = points_panel(axis, x, data)
+    axis.legend(frameon=False, markerscale=2, loc="lower left", fontsize=8)
+    return save_gif(fig, axis, artist.set_offsets, chain, path, title)
 
 
-def save_images_gif(chain, path):
-    """Write a GIF of a chain, a list of (t, x), x (16, C, H, W). Returns path."""
-    fig, (axis,) = figure(width=3.2, height=3.4)
-    artist = image_panel(axis, chain[0][1], 4)
-    return save_gif(fig, axis, lambda x: artist.set_data(tiles(x, 4)), chain, path)
+def save_images_gif(chain, path, title=""):
+    """Write a GIF of a chain, x (16, C, H, W). Returns path."""
+    fig, (axis,) = figure(width=4.2, height=4.8)
+    _, x = chain[0]
+    artist = image_panel(axis, x, 4)
+    axis.set_xlabel(SCALE, fontsize=8)
+    return save_gif(fig, axis, lambda x: artist.set_data(tiles(x, 4)), chain, path, title)
 
 
-def save_gif(fig, axis, show, chain, path, frames=60, fps=20):
-    """Write a GIF that shows the chain in `frames` frames evenly spread, the last one held."""
+def save_gif(fig, axis, show, chain, path, title="", frames=60, fps=20):
+    """Write a GIF of the chain in `frames` evenly spread frames; the last stays for a second. Returns path.
+
+    show(x) draws a frame. `title` stands over each frame, and below it the frame's t.
+    """
     shown = [chain[round(i * (len(chain) - 1) / (frames - 1))] for i in range(frames)]
-    axis.set_title("t = 0")
+    first, _ = chain[0]
+
+    def name(t):
+        axis.set_title(f"{title}\nt = {t}".lstrip(), fontsize=9)
+
+    name(first)
     fig.canvas.draw()
-    # laid out once; doing it for every frame would take most of the time
-    fig.set_layout_engine("none")
+    fig.set_layout_engine("none")               # to lay out every frame would take most of the time
     writer = PillowWriter(fps=fps)
     with written_whole(path) as temporary, writer.saving(fig, temporary, dpi=90):
         for t, x in shown + shown[-1:] * fps:
             show(x)
-            axis.set_title(f"t = {t}")
+            name(t)
             writer.grab_frame()
     return Path(path)

@@ -9,12 +9,12 @@ from npdiff.app.progress import progress
 from npdiff.data import CLASS_NAMES
 from npdiff.evaluation.metrics import loss_by_t
 from npdiff.models import is_image
-from npdiff.sampling import fresh_data, labels_in_turn, sample
+from npdiff.sampling import Sampling, fresh_data, labels_in_turn, sample
 from npdiff.training import train
 from npdiff.verify.floor import lowest_loss, recipe_floor
 
 CHECKPOINT_EVERY = 1000                                 # steps
-SHOWN = (1, 2 / 3, 0.4, 0.2, 1 / 15, 0)                 # of T, in a filmstrip: the data takes shape late
+SHOWN = (1, 2 / 3, 0.4, 0.2, 1 / 15, 0)                 # times in a filmstrip, as fractions of T
 
 
 def train_and_log(denoiser, backend, recipe, seed, run, data_dir, quiet):
@@ -63,48 +63,95 @@ def trained_denoiser(run, recipe, backend):
     return backend.make_denoiser(recipe.model, weights)
 
 
+def recipe_in_words(recipe):
+    """What a picture's title says of a recipe."""
+    return f"{recipe.name}, {recipe.schedule} schedule, T = {recipe.num_train_timesteps}"
+
+
+def sampling_in_words(recipe, sampling, n):
+    """What a picture's title says of n samples."""
+    steps = sampling.steps or recipe.num_train_timesteps
+    return f"{recipe_in_words(recipe)}\n{n:,} samples, {sampling.sampler} sampler, {steps:,} steps"
+
+
+def loss_in_words(recipe):
+    """What a picture's axis says of a loss."""
+    weight = "" if recipe.loss_weight == "simple" else f"{recipe.loss_weight} weighted "
+    return f"loss ({weight}mean squared error of {recipe.prediction_type})"
+
+
 def draw_pictures(run, recipe, seed, backend, data_dir, quiet):
     """Sample the trained run and write its pictures. Prints the path of each."""
+    denoiser = trained_denoiser(run, recipe, backend)
+    draw_training(run, recipe, seed, denoiser, backend, data_dir)
+    draw_samples = draw_images if is_image(recipe.model) else draw_points
+    draw_samples(run, recipe, seed, denoiser, backend, quiet)
+
+
+def draw_training(run, recipe, seed, denoiser, backend, data_dir):
+    """The pictures of the loss and of the schedule: loss.png, loss_by_t.png, schedule.png."""
     from npdiff.app import figures
-    schedule, denoiser = recipe.make_schedule(), trained_denoiser(run, recipe, backend)
-    trained = f"{recipe.name}, {recipe.schedule} schedule, T = {schedule.T}"
-    ylabel = f"loss (mean squared error of {recipe.prediction_type})"
-
-    def save(figure, name):
-        print(figures.save(figure, run / name))
-
+    title, ylabel = recipe_in_words(recipe), loss_in_words(recipe)
     steps, losses = checkpoint.load_metrics(run)
     floor = lowest_loss(recipe)
-    curve = figures.loss_curve(steps, losses, recipe.log_every, f"{trained}: training", floor, ylabel)
-    save(curve, "loss.png")
-    buckets = loss_by_t(denoiser, backend, recipe, seed, data_dir)
-    by_t = figures.loss_buckets(*buckets, f"{trained}: by timestep", recipe_floor(recipe), ylabel)
-    save(by_t, "loss_by_t.png")
-    save(figures.schedule_curves(schedule, f"{recipe.schedule}, T = {schedule.T}"), "schedule.png")
+    curve = figures.loss_curve(steps, losses, recipe.log_every, f"{title}: training loss", floor, ylabel)
+    print(figures.save(curve, run / "loss.png"))
+    edges, losses = loss_by_t(denoiser, backend, recipe, seed, data_dir)
+    bars = figures.loss_buckets(edges, losses, f"{title}: loss by timestep", recipe_floor(recipe), ylabel)
+    print(figures.save(bars, run / "loss_by_t.png"))
+    schedule = recipe.make_schedule()
+    curves = figures.schedule_curves(schedule, f"{recipe.schedule} schedule, T = {schedule.T}")
+    print(figures.save(curves, run / "schedule.png"))
 
-    image = is_image(recipe.model)
-    n = 2000 if not image else 8 * recipe.model.classes if recipe.conditional else 64
+
+def draw_points(run, recipe, seed, denoiser, backend, quiet, n=2000):
+    """The pictures of n points: samples.png, filmstrip.png, samples.gif."""
+    from npdiff.app import figures
+    title = sampling_in_words(recipe, Sampling(), n)
+    chain = walk_to_data(denoiser, backend, recipe, n, seed, labels_in_turn(recipe, n), quiet)
+    data = fresh_data(recipe, seed, n)
+    _, x = chain[-1]                                                            # (n, 2)
+    print(figures.save(figures.samples_over_data(x, data, title), run / "samples.png"))
+    panels = figures.filmstrip(strip(chain, recipe.num_train_timesteps), data, title)
+    print(figures.save(panels, run / "filmstrip.png"))
+    print(figures.save_points_gif(chain, data, run / "samples.gif", title))
+
+
+def draw_images(run, recipe, seed, denoiser, backend, quiet):
+    """The pictures of images: diffusion_samples.png, denoising_filmstrip.png, samples.gif.
+
+    A conditional recipe also has samples_by_class.png.
+    """
+    from npdiff.app import figures
+    n = 8 * recipe.model.classes if recipe.conditional else 64
     labels = labels_in_turn(recipe, n)
     chain = walk_to_data(denoiser, backend, recipe, n, seed, labels, quiet)
-    strip = [min(chain, key=lambda stop: abs(stop[0] - share * schedule.T)) for share in SHOWN]
-    _, x = chain[-1]                                                            # (n, 2) or (n, C, H, W)
-    title = f"{trained}\n{n:,} samples, ancestral sampler, {schedule.T} steps"
-    if not image:
-        data = fresh_data(recipe, seed, n)
-        save(figures.samples_over_data(x, data, title), "samples.png")
-        save(figures.filmstrip(strip, data), "filmstrip.png")
-        print(figures.save_points_gif(chain, data, run / "samples.gif"))
-        return
-    save(figures.image_grid(x[:64], 8, title), "diffusion_samples.png")
-    save(figures.image_filmstrip([(t, x[:4]) for t, x in strip]), "denoising_filmstrip.png")
+    _, x = chain[-1]                                                            # (n, C, H, W)
+
+    def title(n):
+        return sampling_in_words(recipe, Sampling(), n)
+
+    print(figures.save(figures.image_grid(x[:64], 8, title(64)), run / "diffusion_samples.png"))
+    few = [(t, x[:4]) for t, x in strip(chain, recipe.num_train_timesteps)]
+    print(figures.save(figures.image_filmstrip(few, title(4)), run / "denoising_filmstrip.png"))
     if recipe.conditional:
-        save(figures.images_by_class(x, labels, CLASS_NAMES[recipe.data]), "samples_by_class.png")
-    print(figures.save_images_gif([(t, x[:16]) for t, x in chain], run / "samples.gif"))
+        by_class = figures.images_by_class(x, labels, CLASS_NAMES[recipe.data], title(n))
+        print(figures.save(by_class, run / "samples_by_class.png"))
+    some = [(t, x[:16]) for t, x in chain]
+    print(figures.save_images_gif(some, run / "samples.gif", title(16)))
 
 
 def walk_to_data(denoiser, backend, recipe, n, seed, labels, quiet):
-    """The ancestral sampler's way from noise to data: a list of (t, x), NumPy, of at most about 201 stops."""
+    """The chain of the ancestral sampler from noise to data: a list of (t, x), x NumPy (n, ...).
+
+    It has at most 400 stops, all of them where T is less than 400.
+    """
     T = recipe.num_train_timesteps
     walk = progress(sample(denoiser, backend, recipe, n, seed, labels=labels), T + 1, "sampling", quiet)
     every = max(1, T // 200)
     return [(t, backend.to_numpy(x)) for t, x in walk if t % every == 0]
+
+
+def strip(chain, T):
+    """The stops of a chain that a filmstrip shows: those nearest to the fractions SHOWN of T."""
+    return [min(chain, key=lambda stop, share=share: abs(stop[0] - share * T)) for share in SHOWN]

@@ -1,9 +1,11 @@
-"""Files, written whole or not at all."""
+"""Files: written whole or not at all, and named in what is said about their content."""
 
 import os
 import secrets
 from contextlib import contextmanager
 from pathlib import Path
+
+BLOCK = 1 << 20         # bytes read, decompressed or received at a time
 
 
 @contextmanager
@@ -27,3 +29,12 @@ def write_bytes(path, data):
     """Write these bytes to path, whole."""
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
+
+
+@contextmanager
+def naming(name, remedy=""):
+    """A ValueError from the block gets the name of the file in front, and at the end what to do."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}{remedy}") from None

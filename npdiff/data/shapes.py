@@ -2,9 +2,9 @@
 
 Each shape is a signed distance d(u, v), a function of the plane: negative inside, positive outside, and near
 the edge as large as the distance to it. The union of two shapes is the minimum of their distances, the
-intersection the maximum; to remove a shape is to intersect with minus its distance. A pixel's coverage is 1/2
-- d, with d in pixels, between 0 and 1, which makes smooth edges. All shapes fit in the circle of radius 1; v
-points up.
+intersection the maximum; to remove a shape is to intersect with minus its distance. A pixel's coverage is
+1/2 - d, with d in pixels, clipped to 0..1; this makes smooth edges. All shapes fit in the circle of radius 1.
+v points up.
 """
 
 import math
@@ -29,8 +29,7 @@ def box(u, v, a, b):
 
 
 def lines(u, v, k, first, apothem):
-    """Signed distances to k lines around the origin, each `apothem` away; the first is at the angle `first`.
-    """
+    """Signed distances to k lines around the origin, each `apothem` away, the first at the angle `first`."""
     for i in range(k):
         angle = first + 2 * math.pi * i / k
         yield u * math.cos(angle) + v * math.sin(angle) - apothem

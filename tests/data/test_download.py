@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from fashion import IMAGES, LABELS, idx, random_set, write_set
 
-from npdiff.data import fashion_mnist
+from npdiff.data import download, fashion_mnist, files
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -148,7 +148,7 @@ def test_bad_download(server, case):
     assert line.startswith(f"{fashion_mnist.BASE_URL}{IMAGES}.gz: ")
     assert "nothing of it was kept" in line and "\n" not in line
     assert cached_files() == [f"{LABELS}.gz"]
-    assert peak < 8 * fashion_mnist.BLOCK
+    assert peak < 8 * files.BLOCK
     server.answers[address] = good
     assert len(fashion_mnist.load("train")[1]) == 50
 
@@ -183,7 +183,7 @@ def test_no_connection(official, monkeypatch):
 
 def test_silence(official, monkeypatch):
     """A server accepts the connection and never answers: the download fails after TIMEOUT."""
-    monkeypatch.setattr(fashion_mnist, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(fashion_mnist, "BASE_URL", address_of(silent))
         with pytest.raises(OSError, match="the download failed .*timed out"):
@@ -191,14 +191,14 @@ def test_silence(official, monkeypatch):
     assert cached_files() == []
 
 
-@pytest.mark.parametrize("moment", ["receive", "read_labels"])
+@pytest.mark.parametrize("moment", ["download.receive", "fashion_mnist.read_labels"])
 def test_interrupted(server, monkeypatch, moment):
     """Ctrl-C while a file comes in, or while it is checked."""
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fashion_mnist, moment, interrupt)
+    monkeypatch.setattr(f"npdiff.data.{moment}", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fashion_mnist.load("train")
     assert cached_files() == []

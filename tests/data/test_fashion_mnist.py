@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from fashion import IMAGES, LABELS, REAL, idx, needs_data, random_set, write_set
 
-from npdiff.data import fashion_mnist, load_data
+from npdiff.data import fashion_mnist, files, load_data
+from npdiff.data.idx import Content
 
 
 def check_refused(match, name, **arguments):
@@ -54,8 +55,8 @@ def test_real_memory():
     fashion_mnist.load("test", REAL)
     _, floats_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert bytes_peak < 7_840_000 + 5 * fashion_mnist.BLOCK
-    assert floats_peak < 5 * 7_840_000 + 5 * fashion_mnist.BLOCK
+    assert bytes_peak < 7_840_000 + 5 * files.BLOCK
+    assert floats_peak < 5 * 7_840_000 + 5 * files.BLOCK
 
 
 # Good files.
@@ -185,7 +186,7 @@ def a_block_long(content):
     The file name in the header of the gzip makes it so long.
     """
     packed = gzip.compress(content)
-    name = b"n" * (fashion_mnist.BLOCK - len(packed) - 1) + b"\0"
+    name = b"n" * (files.BLOCK - len(packed) - 1) + b"\0"
     return packed[:3] + b"\x08" + packed[4:10] + name + packed[10:]
 
 
@@ -223,7 +224,7 @@ def test_bad_gzip(tmp_path, case):
     check_refused(message, IMAGES + ".gz", directory=tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * fashion_mnist.BLOCK
+    assert peak < 5 * files.BLOCK
 
 
 @pytest.mark.parametrize("name", [IMAGES, LABELS])
@@ -289,19 +290,19 @@ def test_bomb(tmp_path, monkeypatch, zeros, name, message):
     write_set(tmp_path, contents[IMAGES], contents[LABELS], ".gz")
     given = {}                                                          # bytes that were read, by file name
 
-    class Counting(fashion_mnist.Content):
+    class Counting(Content):
         def read(self, size):
             block = super().read(size)
             file = Path(self.file.name).name
             given[file] = given.get(file, 0) + len(block)
             return block
 
-    monkeypatch.setattr(fashion_mnist, "Content", Counting)
+    monkeypatch.setattr("npdiff.data.idx.Content", Counting)
     tracemalloc.start()
     check_refused(message, f"{name}.gz", directory=tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * fashion_mnist.BLOCK
+    assert peak < 5 * files.BLOCK
     assert given[f"{name}.gz"] == size + 1
 
 
@@ -316,7 +317,7 @@ def test_bomb_with_a_header_that_fits(tmp_path, zeros):
     check_refused("header says 300000 x 28 x 28; 5 images", f"{IMAGES}.gz", directory=tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 5 * fashion_mnist.BLOCK
+    assert peak < 5 * files.BLOCK
 
 
 # Where the files are looked for.
