@@ -85,7 +85,8 @@ def draw(losses, ends, means, block, images, strip):
     axes = figure.subplot_mosaic([["loss"] * 3 + ["samples"] * 3, frames], height_ratios=[2.6, 1])
     curve = axes["loss"]
     curve.plot(np.arange(1, steps + 1), losses, color="0.65", linewidth=1, label="each step")
-    curve.stairs(means, [0, *ends], baseline=None, color="tab:blue", linewidth=2.5, label=f"mean of each {block}")
+    of_block = f"mean of each {block}"
+    curve.stairs(means, [0, *ends], baseline=None, color="tab:blue", linewidth=2.5, label=of_block)
     truth = f"measured in epoch 8: {TRUTH[-1]}"
     curve.axhline(TRUTH[-1], color="black", linestyle="--", linewidth=1, label=truth)
     claim = "the textbook's claim: {} to {}".format(*PROMISE)

@@ -94,8 +94,10 @@ def draw(losses, edges, buckets, rows, recipe):
         axes["by t"].bar(left, buckets[name], 0.42 * widths, align="edge", label=name, **look)
     axes["loss"].set(xlabel="training step", ylabel=f"loss (mean of {window} steps)", ylim=(0, None))
     axes["by t"].set(xlabel="timestep t", ylabel="loss after training", xticks=edges)
-    for panel in (axes["loss"], axes["by t"]):
-        panel.legend(frameon=False)
+    highest = max(of_one.max() for of_one in buckets.values())
+    axes["by t"].set(ylim=(0, 1.2 * highest))                       # room for the legend
+    axes["loss"].legend(frameon=False)
+    axes["by t"].legend(frameon=False, loc="upper right", ncols=2)
     for t in SHOWN:
         images = np.concatenate(list(rows[t].values()))
         image_panel(axes[t], images, 6, rf"$\hat x_0$ of both networks from the same $x_{{{t}}}$")

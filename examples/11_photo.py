@@ -97,7 +97,7 @@ def draw(x_t, t, variance, exact, schedule):
     bell = np.exp(-edges ** 2 / 2) / (2 * np.pi) ** 0.5
     for n in range(len(t)):
         shown = images[n].imshow(x_t[n], cmap="gray", vmin=-2, vmax=2)
-        numbers = f"variance {variance[n]:.3f}, expected {exact[n]:.3f}"
+        numbers = f"variance {variance[n]:.3f}\nexpected {exact[n]:.3f}"
         images[n].set(xticks=[], yticks=[], title=f"$t = {t[n]}$  (index {INDICES[n]})\n{numbers}")
         histograms[n].hist(x_t[n].ravel(), edges, density=True, color="tab:blue", label="pixels")
         histograms[n].plot(edges, bell, "--", color="black", linewidth=1.5, label="standard normal")
