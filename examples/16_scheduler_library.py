@@ -3,8 +3,8 @@
 The program trains a denoiser on the moons, on the schedule rescaled_linear. It samples four times with the
 same noise: with `ancestral` and DDPMScheduler in all 200 steps, and with `ddim` and DDIMScheduler in 20 steps
 without new noise. The two samples of a pair differ by rounding: all numbers are float32, and so are the
-library's tables. The library saves you the lines of the sampler, but not the loop. This project is for reading
-those lines, so it keeps them.
+library's tables. The library saves you the lines of the sampler, but not the loop. This project is for
+reading those lines, so it keeps them.
 
 Three things are different there, and you must say them:
 
@@ -12,8 +12,8 @@ Three things are different there, and you must say them:
 - Their betas do not depend on T. Betas chosen for T = 1000 must be multiplied by 1000/T.
 - Their defaults are not those of a textbook's DDPM chapter (two moons, T = 200, betas 1e-4..0.02, an
   18-128-128-2 network). DDPMScheduler() takes the posterior variance ("fixed_small"), and it clips each x_0
-  to [-1, 1] (clip_sample=True). The textbook takes variance beta ("fixed_large") and does not clip. Images lie
-  in [-1, 1], but the moons do not. The right picture shows the same network and noise with those two
+  to [-1, 1] (clip_sample=True). The textbook takes variance beta ("fixed_large") and does not clip. Images
+  lie in [-1, 1], but the moons do not. The right picture shows the same network and noise with those two
   defaults. DDIMScheduler clips too.
 
 What to change: --ddim-steps 7, which does not divide 200. DDIMScheduler then jumps by 200 // 7 = 28 and
@@ -88,8 +88,8 @@ def main(
         pass
     predict = backend.make_denoiser(recipe.model, sampling_weights(denoiser.export())).predict
 
-    # DDPMScheduler draws its noise from a torch generator. So that both sides get the same noise, our samplers
-    # get the numbers of a second generator with the same seed.
+    # DDPMScheduler draws its noise from a torch generator. Our samplers get the numbers of a second generator
+    # with the same seed, so both sides get the same noise.
     def ours(sampler, steps, **options):
         stream = torch.Generator().manual_seed(seed)
 
@@ -106,7 +106,7 @@ def main(
     betas = {"num_train_timesteps": T, "beta_start": 1e-4 * 1000 / T, "beta_end": 0.02 * 1000 / T}
     their_ddpm = DDPMScheduler(**betas, variance_type="fixed_large", clip_sample=False)
     their_ddim = DDIMScheduler(**betas, timestep_spacing="trailing", clip_sample=False)
-    pairs = {                                                           # (our samples, theirs), (samples, 2) each
+    pairs = {                                                       # (our samples, theirs), (samples, 2) each
         "ancestral and DDPMScheduler": (ours(ancestral, T, variance="beta"), theirs(their_ddpm, T)),
         "ddim and DDIMScheduler": (ours(ddim, ddim_steps), theirs(their_ddim, ddim_steps)),
     }

@@ -7,9 +7,9 @@ w = 0 ignores the label, w = 1 follows it, and w = 3 goes beyond it: it strength
 different from the others.
 
 Here the data are three clouds that overlap, and both answers are exact. There is no network and no training,
-so what you see is guidance alone and no error of a network. As w grows, more samples lie where their own class
-is the most probable one, and the samples of a class come closer together. At w = 3 they leave the places where
-the data of their class is densest. So guided samples are not samples of the class.
+so what you see is guidance alone and no error of a network. As w grows, more samples lie where their own
+class is the most probable one, and the samples of a class come closer together. At w = 3 they leave the
+places where the data of their class is densest. So guided samples are not samples of the class.
 
 What to change: --run runs/fashion, a run of a conditional recipe. Then you see the same for images, a column
 for each class and two rows for each w.
