@@ -15,9 +15,9 @@ same weights, see the same data and noise, and train for the same number of step
   has half as many of these timesteps as the others, so it gets half the training there. At T = 300 linear is
   nearly cosine, but for its end. This is what cosine is good for.
 - The ends differ. At the end of linear x_T still depends on the data, so N(0, I) is the wrong start. DDIM
-  draws no new noise, so the mean of its samples is wrong by 0.17. At the end of cosine almost no data is left:
-  x0_hat is the network's error divided by sqrt(alpha_bar_T) = 0.0002. Without clipping x0_hat, DDIM's samples
-  lie far away.
+  draws no new noise, so the mean of its samples is wrong by 0.17. At the end of cosine almost no data is
+  left. There the error of x0_hat is the network's error divided by sqrt(alpha_bar_T) = 0.0002. Without
+  clipping x0_hat, DDIM's samples lie far away.
 
 What to change: --steps 6000. --num-train-timesteps 1000, where linear and rescaled_linear are the same (half
 a minute): more timesteps do not help it, because the share of timesteps with little noise stays as it was.
@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from npdiff.app.checkpoint import sampling_weights
 from npdiff.app.figures import points_panel, save
