@@ -61,13 +61,13 @@ def test_alpha_bar_falls_where_the_text_says(run):
     np.testing.assert_allclose(fall["alpha_bar"], expected, rtol=0, atol=1e-15)
     assert fall["alpha_bar"].argmax() + 1 == 220 and "t = 220" in text
     assert 0.92 < 1 - ALPHA_BAR[499] < 0.925 and "92%" in text and "92.1%" in printed
-    log_snr = np.log(ALPHA_BAR / (1 - ALPHA_BAR))                                 # (1000,), entry i is t = i + 1
+    log_snr = np.log(ALPHA_BAR / (1 - ALPHA_BAR))               # (1000,), entry i is t = i + 1
     assert np.diff(log_snr).argmax() + 2 == 350 and "t = 350" in text             # the smallest fall
     assert fall["log_snr"].argmax() + 2 == 2 and (np.diff(fall["log_snr"])[:300] < 0).all()
     cosine = np.cos((np.array([0, 500, 1000]) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     assert falls["cosine"]["alpha_bar"][:500].sum() == pytest.approx(1 - cosine[1] / cosine[0], rel=1e-9)
     assert falls["straight"]["log_snr"][-1] == np.inf
-    beta = 1 - ALPHA_BAR[498] / ALPHA_BAR[499]                                    # the two have changed places
+    beta = 1 - ALPHA_BAR[498] / ALPHA_BAR[499]                  # the two have changed places
     assert beta < 0 and f"a rise: beta at t = 500 is {beta:g}" in printed
 
 
@@ -85,7 +85,8 @@ def test_the_schedules_are_told_apart(run):
         below, above = lines["linear"], lines["rescaled_linear"]
         np.testing.assert_allclose(below.get_ydata(), above.get_ydata(), rtol=1e-9)
         assert below.get_linewidth() > 3 * above.get_linewidth()
-        assert list(lines).index("linear") < list(lines).index("rescaled_linear")  # the thin one on the broad one
+        order = list(lines)                                     # the thin one lies on the broad one
+        assert order.index("linear") < order.index("rescaled_linear")
     np.testing.assert_allclose(curves(drawn[0])["linear"].get_ydata(), ALPHA_BAR, rtol=1e-12)
 
 
@@ -249,7 +250,7 @@ def test_small_steps_turn_an_average_into_a_sample(run):
     assert (abs(known + unknown - total) < 0.3).all()
     assert (abs(answers[0] - (0.75, 0.375)) < 0.1).all()
     assert numbers["off"][0] == 1 and numbers["off"][-1] < 0.01
-    np.testing.assert_array_equal(answers[-1], numbers["samples"])                # the last answer is the sample
+    np.testing.assert_array_equal(answers[-1], numbers["samples"])      # the last answer is the sample
     assert 0.6 < numbers["off"][115] < 0.9                      # t = 85: some means lie on an arc
 
 
@@ -304,7 +305,7 @@ def test_each_loss_is_drawn_beside_its_own_floor(run):
         assert losses[k].get_title() == f"{name} schedule\nloss {last:.3f}, floor {floor:.3f}"
         drawn = curves(losses[k])
         assert set(drawn["Bayes floor"].get_ydata()) == {floor}
-        means = numbers["losses"][name].reshape(-1, 10).mean(1)                   # of 10 steps: a twentieth of 200
+        means = numbers["losses"][name].reshape(-1, 10).mean(1)         # of 10 steps: a twentieth of 200
         np.testing.assert_allclose(drawn["loss"].get_ydata()[::10], means, rtol=1e-12)
         assert losses[k].get_ylim() == losses[0].get_ylim()                       # one scale for all three
         np.testing.assert_array_equal(curves(floors[k])["floor at t"].get_ydata(), numbers["floors"][name])
@@ -318,7 +319,7 @@ def test_a_scheduler_library_draws_the_same(run):
     for name, (a, b) in pairs.items():
         assert a.shape == b.shape == (300, 2)
         assert gaps[name] == abs(a - b).max() < 1e-3 and f"{gaps[name]:.1e}" in printed
-        assert (a.std(0) > 0.5).all()                                             # not one point drawn 300 times
+        assert (a.std(0) > 0.5).all()                           # not one point drawn 300 times
     _, their_ancestral = pairs["ancestral and DDPMScheduler"]
     assert abs(numbers["defaults"]).max() <= 1 < abs(their_ancestral).max()
 
