@@ -120,7 +120,7 @@ def draw(losses, floors, tail, clouds, data, off):
         by_t.plot(floors[name], color="black", linewidth=2, label="floor at t")
         by_t.axhline(floor, color="black", linestyle="--", linewidth=1, label="its mean: the floor above")
         by_t.set(xlabel="timestep t", xlim=(0, T), ylim=(0, 1.02))
-        title = f"ancestral sampler, {T} steps: {off[name, 'ancestral']:.1%} off the arcs"
+        title = f"ancestral sampler, {T} steps\n{off[name, 'ancestral']:.1%} off the arcs"
         points_panel(cloud, clouds[name, "ancestral"], data, title)
         cloud.set(xlim=(-2.2, 3.7), ylim=(-1.9, 2.4), xlabel="$x_1$")
     curve, by_t, cloud = axes[:, 0]
