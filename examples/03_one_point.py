@@ -83,15 +83,15 @@ def draw(point, t, clouds, data, schedule):
 
     arrows = axes["sum"]
     kept, added = schedule.a[t] * x0, schedule.sigma[t] * noise                   # (2,) each
-    for start, step, colour, label in (
-        (np.zeros(2), kept, "tab:blue", r"$\sqrt{\bar\alpha_t}\,x_0$"),
-        (kept, added, "tab:orange", r"$\sqrt{1 - \bar\alpha_t}\,\epsilon$"),
+    for start, step, colour, label, up in (
+        (np.zeros(2), kept, "tab:blue", r"$\sqrt{\bar\alpha_t}\,x_0$", -26),
+        (kept, added, "tab:orange", r"$\sqrt{1 - \bar\alpha_t}\,\epsilon$", 14),
     ):
         shape = {"arrowstyle": "-|>", "color": colour, "linewidth": 3, "mutation_scale": 18,
                  "shrinkA": 0, "shrinkB": 0}
         arrows.annotate("", start + step, start, arrowprops=shape, zorder=3)
-        place = {"textcoords": "offset points", "ha": "center", "fontsize": 12}
-        arrows.annotate(label, start + step / 2, (0, -22), **place)
+        middle = start + step / 2
+        arrows.annotate(label, middle, (0, up), textcoords="offset points", ha="center", fontsize=12)
     arrows.plot([0, x0[0]], [0, x0[1]], ":", color="tab:blue", zorder=2)
     arrows.plot(*x_t, "D", color="black", markersize=8, label="$x_t$, the sum of both arrows", zorder=4)
     alpha_bar = rf"$\bar\alpha_t = {schedule.alpha_bar[t]:.4f}$"

@@ -56,7 +56,7 @@ def main(
     def noise(t):
         return backend.asarray(generator(seed, "sample", t).standard_normal((samples, 2)))
 
-    clouds = {}                               # name -> points (samples, 2)
+    clouds = {}                                                         # name -> points (samples, 2)
     denoise, pairs = to_x0_eps(predict, table), time_pairs(table.T)
     for t, x in ancestral(denoise, noise(table.T), table, noise, pairs, recipe.variance):
         if t in SHOWN:

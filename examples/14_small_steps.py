@@ -1,31 +1,35 @@
-"""Many small steps: how the denoiser's answer turns from an average into a sample.
+"""Many small steps: how the denoiser's answer turns from a mean into a sample.
 
-04_blunder took one leap and got an average. Here we go along the whole ancestral chain and ask at every step:
-what is x_0? The denoiser is the exact one, E[x_0 | x_t], so no network's error is seen. Its answer x0_hat is
-an average at every t, but of fewer and fewer points.
+04_blunder.py took one leap and got a mean. Here we follow the whole ancestral chain and ask at every step:
+what is x_0? The denoiser is the exact one, E[x_0 | x_t], so no error comes from a network. Its answer x0_hat
+is a mean at every t, but of fewer and fewer points.
 
-- At t = T the answer is one point for all, the mean of the data, on neither moon. Then it becomes a blurred
-  sketch of the layout; the arcs come last.
-- On the left is a ledger. The variance of x_0 splits in two, var(x_0) = var(E[x_0 | x_t]) + E[var(x_0 |
-  x_t)]: what the answers already say, and what is still open. A chain turns the second into the first little
-  by little; one leap takes the answers as they stand at T, when they say nothing.
-- On the right are the answers along six chains, from the mean to an arc. For a third of the way they hardly
-  move; then each takes a side, and only at the end a place on it. Nothing in x_T had fixed that place: the
-  noise of the steps helps to choose it.
-- The share off the arcs, so useful for samples, misleads for averages: near t = 85 some lie on an arc by
-  accident, where the sketch crosses the arcs' ends.
+- At t = T the answer is the same for all: the mean of the data, which lies on neither moon. Then the answers
+  spread out. The arcs come last.
+- The left picture below splits the variance of x_0 in two parts (the law of total variance):
+      var(x_0) = var(E[x_0 | x_t]) + E[var(x_0 | x_t)]
+  The first part is the variance of the answers. The second part is what is not known yet. A chain turns the
+  second part into the first little by little. One leap takes the answers at t = T, whose variance is zero.
+- The right picture shows the answers of six chains, from the mean to an arc. For a third of the time they
+  hardly move. Then each goes to one side, and only at the end it finds its place on an arc. x_T did not fix
+  that place: the noise of the steps has a part in it.
+- The share off the arcs is a good measure for samples, but not for means. Near t = 85 some means lie on an
+  arc only because the spread of the means crosses the ends of the arcs.
 
-What to change: --steps 20. The sum of the ledger falls short, as steps too large lose variance that no later
-step restores. --schedule cosine: the same story, told at other times.
+What to change: --steps 20. The two parts add up to less: steps that are too large lose variance, and no later
+step restores it. --schedule cosine: the same happens at other times.
+
+The chain is algorithm 2 of [Ho et al. 2020](https://arxiv.org/abs/2006.11239).
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.app.figures import save
+from npdiff.app.figures import points_panel, save
 from npdiff.data.moons import make_moons
 from npdiff.diffusion import eps_from_x0
 from npdiff.evaluation.metrics import off_arcs
@@ -37,6 +41,17 @@ from npdiff.verify.oracle import Moons
 T = 200
 SHOWN = (200, 100, 50, 30, 16, 1)       # timesteps shown, or the nearest that are visited
 FOLLOWED = 6                            # chains whose answers are drawn as paths
+MARKERS = "osD^vP"                      # at the end of each path
+
+
+class Answers(NamedTuple):
+    """What the denoiser answered along the chain, one row for each stop, from T down."""
+    stops: np.ndarray       # (steps,) timesteps
+    x_t: np.ndarray         # (steps, samples, 2)
+    x0_hat: np.ndarray      # (steps, samples, 2)
+    known: np.ndarray       # (steps,) the variance of x0_hat, x and y together
+    unknown: np.ndarray     # (steps,) the mean variance of x_0 given x_t
+    off: np.ndarray         # (steps,) the share of x0_hat off the arcs
 
 
 def main(
@@ -46,78 +61,83 @@ def main(
     seed: int = 0,
     out: Path = Path("runs/examples"),
 ):
-    # asked: t -> x_t and x0_hat (samples, 2), variance still open
-    table, oracle, asked = make_schedule(schedule, T), Moons(), {}
+    answers, x = walk(samples, steps, make_schedule(schedule, T), seed)
+    data = make_moons(samples, generator(seed, "data"))                           # (samples, 2)
+    total = data.var(0).sum()
+    shown = [int(abs(answers.stops - t).argmin()) for t in SHOWN]                 # positions in stops
+
+    print(f"{steps} steps, {schedule}; the variance of the data, x and y together, is {total:.3f}")
+    print("   t   std of x0_hat: x     y   variance known    unknown    sum   off the arcs: x_t  x0_hat")
+    for k in shown:
+        std, known, unknown = answers.x0_hat[k].std(0), answers.known[k], answers.unknown[k]
+        parts = f"{known:14.3f}  {unknown:10.3f}  {known + unknown:5.3f}"
+        print(f"{answers.stops[k]:4}  {std[0]:17.2f}  {std[1]:4.2f}  {parts}"
+              f"  {off_arcs(answers.x_t[k]):18.1%}  {answers.off[k]:6.1%}")
+    std, variance = x.std(0), x.var(0).sum()
+    print(f"   0  {std[0]:17.2f}  {std[1]:4.2f}  {variance:14.3f}  {0:10.3f}  {variance:5.3f}"
+          f"  {off_arcs(x):18.1%}  (the samples)")
+
+    title = f"{schedule} schedule, T = {T}, ancestral sampler, {steps} steps, exact denoiser"
+    figure = draw(answers, shown, data, title)
+    print(save(figure, out / "14_small_steps.png"))
+    return answers._asdict() | {"samples": x, "figure": figure}
+
+
+def walk(samples, steps, schedule, seed):
+    """The whole ancestral chain with the exact denoiser.   -> Answers, x_0 (samples, 2)"""
+    oracle, asked = Moons(), {}                                         # asked: t -> x_t, x0_hat, variance
 
     def denoise(x, t):
-        _, x0_hat, variance = oracle.posterior(x, float(table.alpha_bar[t]))
+        _, x0_hat, variance = oracle.posterior(x, float(schedule.alpha_bar[t]))
         asked[t] = x, x0_hat, variance.mean()
-        return x0_hat, eps_from_x0(x, t, x0_hat, table)
+        return x0_hat, eps_from_x0(x, t, x0_hat, schedule)
 
     def noise(t):
         return generator(seed, "sample", t).standard_normal((samples, 2))
 
-    *_, (_, x) = ancestral(denoise, noise(T), table, noise, time_pairs(T, steps))
-    data = make_moons(samples, generator(seed, "data"))                           # (samples, 2)
-    # a float, (steps,) from T down
-    total, stops = data.var(0).sum(), np.array(list(asked))
-    still_open = np.array([variance for _, _, variance in asked.values()])        # (steps,)
-    answers = np.stack([x0_hat for _, x0_hat, _ in asked.values()])               # (steps, samples, 2)
-    said, off = answers.var(1).sum(1), np.array([off_arcs(x0_hat) for x0_hat in answers])      # (steps,) each
-    shown = [int(abs(stops - t).argmin()) for t in SHOWN]                         # positions in stops
+    *_, (_, x) = ancestral(denoise, noise(schedule.T), schedule, noise, time_pairs(schedule.T, steps))
+    x_t, x0_hat, unknown = (np.array(part) for part in zip(*asked.values()))
+    off = np.array([off_arcs(points) for points in x0_hat])
+    return Answers(np.array(list(asked)), x_t, x0_hat, x0_hat.var(1).sum(1), unknown, off), x
 
-    print(f"{steps} steps, {schedule}; the variance of the data, x and y together, is {total:.3f}")
-    print("   t   std of x0_hat: x     y   variance said  still open    sum   off the arcs: x_t  x0_hat")
-    for k in shown:
-        x_t, x0_hat, _ = asked[stops[k]]
-        print(
-            f"{stops[k]:4}  {x0_hat.std(0)[0]:17.2f}  {x0_hat.std(0)[1]:4.2f}  {said[k]:14.3f}  "
-            f"{still_open[k]:10.3f}  {said[k] + still_open[k]:5.3f}"
-            f"  {off_arcs(x_t):18.1%}  {off[k]:6.1%}"
-        )
-    print(
-        f"   0  {x.std(0)[0]:17.2f}  {x.std(0)[1]:4.2f}  {x.var(0).sum():14.3f}  {0:10.3f}  "
-        f"{x.var(0).sum():5.3f}  {off_arcs(x):18.1%}  (the samples)"
-    )
 
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.15])
-    panels, (ledger, share, paths) = top.subplots(2, len(shown)), bottom.subplots(1, 3)
+def draw(answers, shown, data, title):
+    """Above: x_t and the answers. Below: the two parts of the variance, the share off the arcs, six paths."""
+    figure = Figure(figsize=(14.5, 9), layout="constrained")
+    figure.suptitle(title)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.05])
+    panels = top.subplots(2, len(shown), sharex=True, sharey=True)
     for k, (above, below) in zip(shown, panels.T):
-        for panel, points, colour in (
-            (above, asked[stops[k]][0], "tab:orange"),
-            (below, answers[k], "tab:blue"),
-        ):
-            panel.plot(*data.T, ".", color="0.85", markersize=2)
-            panel.plot(*points.T, ".", color=colour, markersize=2)
-            panel.set(xlim=(-3, 3.6), ylim=(-2.4, 2.8), aspect="equal", xticks=[], yticks=[])
-        above.set_title(f"t = {stops[k]}")
-    for panel, label in zip(panels[:, 0], ("$x_t$", r"$\hat x_0$")):
-        panel.set_ylabel(label, fontsize=14, rotation=0, labelpad=16)
-    labels = r"said: variance of $\hat x_0$", r"open: mean variance of $x_0$ given $x_t$"
-    ledger.stackplot(stops, said, still_open, colors=("tab:blue", "tab:orange"), labels=labels)
-    ledger.axhline(total, color="black", linestyle="--", linewidth=1, label="variance of the data")
-    ledger.set(title="the ledger", ylim=(0, 1.4 * total))
-    ledger.legend(frameon=False, loc="upper left")
-    share.plot(stops, off, color="tab:blue", linewidth=2)
-    share.set(title=r"share of $\hat x_0$ off the arcs", ylim=(0, 1.03))
-    for panel in (ledger, share):
-        panel.set(xlabel="t, from noise to data", xlim=(T, 1))
-    paths.plot(*data.T, ".", color="0.85", markersize=3)
-    paths.plot(*answers[0, 0], "o", color="black", markersize=6, zorder=3)
-    for path in answers[:, :FOLLOWED].transpose(1, 2, 0):                         # (2, steps)
-        paths.plot(*path, color="tab:blue", linewidth=1)
-        paths.plot(*path[:, -1], "o", color="tab:blue", markersize=6)
-    paths.set(
-        xlim=(-2.1, 3.6),
-        ylim=(-1.6, 2.1),
-        aspect="equal",
-        xticks=[],
-        yticks=[],
-        title=rf"$\hat x_0$ along {FOLLOWED} chains",
-    )
-    print(save(figure, out / "14_small_steps.png"))
-    return {"stops": stops, "said": said, "open": still_open, "off": off, "answers": answers, "samples": x}
+        points_panel(above, answers.x_t[k], data, f"$x_{{{answers.stops[k]}}}$").set(color="tab:orange")
+        points_panel(below, answers.x0_hat[k], data, rf"$\hat x_0$ at t = {answers.stops[k]}")
+        above.set(xlim=(-3, 3.6), ylim=(-2.4, 2.8))
+        below.set(xlim=(-3, 3.6), ylim=(-2.4, 2.8), xlabel="$x_1$")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("$x_2$")
+
+    parts, share, paths = bottom.subplots(1, 3)
+    total = data.var(0).sum()
+    labels = r"known: variance of $\hat x_0$", r"unknown: mean variance of $x_0$ given $x_t$"
+    areas = parts.stackplot(answers.stops, answers.known, answers.unknown, labels=labels,
+                            colors=("tab:blue", "tab:orange"), edgecolor="white")
+    areas[1].set_hatch("///")
+    parts.axhline(total, color="black", linestyle="--", linewidth=1, label="variance of the data")
+    parts.set(title="the variance of $x_0$ in two parts", ylabel="variance", ylim=(0, 1.4 * total))
+    parts.legend(frameon=False, loc="upper left")
+    share.plot(answers.stops, answers.off, color="tab:blue", linewidth=2)
+    share.set(title=r"answers $\hat x_0$ off the arcs", ylabel="share", ylim=(0, 1.03))
+    for panel in (parts, share):
+        panel.set(xlabel="timestep t, from noise to data", xlim=(T, 1))
+    paths.plot(*data.T, "s", color="0.85", markersize=4, markeredgewidth=0, label="data")
+    for n, marker in zip(range(FOLLOWED), MARKERS):
+        (line,) = paths.plot(*answers.x0_hat[:, n].T, linewidth=1)
+        look = {"color": line.get_color(), "markersize": 8, "markeredgecolor": "black"}
+        paths.plot(*answers.x0_hat[-1, n], marker, **look)
+    paths.plot(*answers.x0_hat[0, 0], "*", color="black", markersize=12, label="the answer at t = T")
+    paths.set(xlim=(-2.1, 3.6), ylim=(-1.8, 2.1), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+    paths.set_title(rf"$\hat x_0$ along {FOLLOWED} chains, a mark at each end")
+    paths.legend(frameon=False, loc="lower left")
+    return figure
 
 
 if __name__ == "__main__":

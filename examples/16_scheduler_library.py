@@ -1,20 +1,27 @@
-"""The same samples from a scheduler library: ours beside diffusers, the same network, the same noise, and the
-lines that each side takes.
+"""The same samples from a library of schedulers: our samplers beside diffusers, and the lines of both.
 
-A denoiser is trained on the spot, on the linear schedule, and sampled four times: by `ancestral` and by
-DDPMScheduler, all 200 steps; by `ddim` and by DDIMScheduler, 20 steps without fresh noise. What is left
-between twins is rounding: all is float32, their tables too. The library saves the lines of the sampler; the
-loop stays. Reading those lines is what this project is for, so it keeps them.
+The program trains a denoiser on the moons, on the schedule rescaled_linear. It samples four times with the
+same noise: with `ancestral` and DDPMScheduler in all 200 steps, and with `ddim` and DDIMScheduler in 20 steps
+without new noise. The two samples of a pair differ by rounding: all numbers are float32, and so are the
+library's tables. The library saves you the lines of the sampler, but not the loop. This project is for
+reading those lines, so it keeps them.
 
-To get there three things must be said. Their timestep counts from 0: it is our t - 1, and the network was
-trained on t. Their betas do not know T: what is meant for T = 1000 goes in times 1000/T. And their defaults
-are not the textbook's: DDPMScheduler() takes the posterior variance ("fixed_small") and holds every x_0 in
-[-1, 1] (clip_sample=True), where the textbook takes variance beta ("fixed_large") and does not clip. Images
-fit into that box. The moons do not: the right panel is the same network and noise with those two defaults.
-DDIMScheduler clips too.
+Three things are different there, and you must say them:
 
-What to change: --ddim-steps 7, which does not divide 200: DDIMScheduler then jumps by 200 // 7 = 28, past the
-stops of its own list, and the twins part. Needs the extra: pip install "npdiff[test]".
+- Their timestep counts from 0. It is our t - 1, and the network was trained on t.
+- Their betas do not depend on T. Betas chosen for T = 1000 must be multiplied by 1000/T.
+- Their defaults are not those of a textbook's DDPM chapter (two moons, T = 200, betas 1e-4..0.02, an
+  18-128-128-2 network). DDPMScheduler() takes the posterior variance ("fixed_small"), and it clips each x_0
+  to [-1, 1] (clip_sample=True). The textbook takes variance beta ("fixed_large") and does not clip. Images
+  lie in [-1, 1], but the moons do not. The right picture shows the same network and noise with those two
+  defaults. DDIMScheduler clips too.
+
+What to change: --ddim-steps 7, which does not divide 200. DDIMScheduler then jumps by 200 // 7 = 28 and
+misses the timesteps of its own list, so the two samples differ.
+Needs the extra: pip install "npdiff[test]".
+
+Sources: [Ho et al. 2020](https://arxiv.org/abs/2006.11239), [Song et al.
+2021](https://arxiv.org/abs/2010.02502).
 """
 
 import ast
@@ -27,7 +34,7 @@ from matplotlib.figure import Figure
 
 from npdiff.app.checkpoint import sampling_weights
 from npdiff.app.cli import fail
-from npdiff.app.figures import save
+from npdiff.app.figures import points_panel, save
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.data.moons import make_moons
 from npdiff.evaluation.metrics import off_arcs
@@ -61,9 +68,7 @@ def with_diffusers(scheduler, predict, x, steps, **options):
 
 
 def code_lines(function):
-    """The lines of a function's source on which code begins; docstrings, comments and blank lines do not
-    count.
-    """
+    """The number of lines on which code begins. Docstring, comments and blank lines do not count."""
     tree = ast.parse(inspect.getsource(function))
     tree.body[0].body.pop(0)                                                      # the docstring
     return len({node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")})
@@ -83,72 +88,65 @@ def main(
         pass
     predict = backend.make_denoiser(recipe.model, sampling_weights(denoiser.export())).predict
 
-    # the same noise: DDPMScheduler draws its own from a torch generator, so our samplers are given the
-    # numbers of a twin of that generator
+    # DDPMScheduler draws its noise from a torch generator. Our samplers get the numbers of a second generator
+    # with the same seed, so both sides get the same noise.
     def ours(sampler, steps, **options):
         stream = torch.Generator().manual_seed(seed)
-        return with_npdiff(
-            sampler,
-            predict,
-            schedule,
-            lambda t: torch.randn((samples, 2), generator=stream).numpy(),
-            steps,
-            **options,
-        )
+
+        def noise(t):
+            return torch.randn((samples, 2), generator=stream).numpy()
+
+        return with_npdiff(sampler, predict, schedule, noise, steps, **options)
 
     def theirs(scheduler, steps):
         stream = torch.Generator().manual_seed(seed)
-        return with_diffusers(
-            scheduler, predict, torch.randn((samples, 2), generator=stream), steps, generator=stream
-        )
+        x = torch.randn((samples, 2), generator=stream)
+        return with_diffusers(scheduler, predict, x, steps, generator=stream)
 
     betas = {"num_train_timesteps": T, "beta_start": 1e-4 * 1000 / T, "beta_end": 0.02 * 1000 / T}
-    ddpm = DDPMScheduler(**betas, variance_type="fixed_large", clip_sample=False)
-    # (our samples, theirs), (samples, 2) each
-    twins = {
-        "ancestral and DDPMScheduler": (ours(ancestral, T, variance="beta"), theirs(ddpm, T)),
-        "ddim and DDIMScheduler": (
-            ours(ddim, ddim_steps),
-            theirs(DDIMScheduler(**betas, timestep_spacing="trailing", clip_sample=False), ddim_steps),
-        ),
+    their_ddpm = DDPMScheduler(**betas, variance_type="fixed_large", clip_sample=False)
+    their_ddim = DDIMScheduler(**betas, timestep_spacing="trailing", clip_sample=False)
+    pairs = {                                                       # (our samples, theirs), (samples, 2) each
+        "ancestral and DDPMScheduler": (ours(ancestral, T, variance="beta"), theirs(their_ddpm, T)),
+        "ddim and DDIMScheduler": (ours(ddim, ddim_steps), theirs(their_ddim, ddim_steps)),
     }
-    as_it_comes = theirs(DDPMScheduler(**betas), T)                               # (samples, 2)
-    gaps = {name: float(abs(a - b).max()) for name, (a, b) in twins.items()}
+    defaults = theirs(DDPMScheduler(**betas), T)                                  # (samples, 2)
+    gaps = {name: float(abs(a - b).max()) for name, (a, b) in pairs.items()}
 
     loop, library_loop = code_lines(with_npdiff), code_lines(with_diffusers)
     print(f"{'':27}  largest difference   lines of code: ours                with diffusers")
     for (name, gap), sampler in zip(gaps.items(), (ancestral, ddim)):
         lines = code_lines(sampler)
-        print(
-            f"{name:27}  {gap:18.1e}   sampler {lines:2} + loop {loop} = {lines + loop:2}          loop "
-            f"{library_loop}"
-        )
-    print(
-        f"off the arcs: ancestral {off_arcs(twins['ancestral and DDPMScheduler'][0]):.1%}, DDPMScheduler "
-        f"with its defaults {off_arcs(as_it_comes):.1%}"
-    )
+        print(f"{name:27}  {gap:18.1e}   sampler {lines:2} + loop {loop} = {lines + loop:2}"
+              f"          loop {library_loop}")
+    our_ancestral, _ = pairs["ancestral and DDPMScheduler"]
+    print(f"off the arcs: ancestral {off_arcs(our_ancestral):.1%}, "
+          f"DDPMScheduler with its defaults {off_arcs(defaults):.1%}")
 
-    figure = Figure(figsize=(13, 3.7), layout="compressed")
-    # data (samples, 2)
-    panels, data = figure.subplots(1, 3), make_moons(samples, generator(seed, "data"))
-    for panel, (name, (a, b)) in zip(panels, twins.items()):
-        first, _, second = name.split()
-        panel.scatter(*a.T, s=16, color="tab:blue", linewidths=0, label=first)
-        panel.scatter(*b.T, s=3, color="tab:orange", linewidths=0, label=second)
-        panel.set_title(f"{name}\nlargest difference {gaps[name]:.0e}")
-    panels[2].plot(*data.T, ".", color="0.85", markersize=3, label="data")
-    panels[2].scatter(*as_it_comes.T, s=3, color="tab:orange", linewidths=0, label="DDPMScheduler")
-    panels[2].set_title("DDPMScheduler with its defaults:\n$x_0$ held in [-1, 1], variance fixed_small")
-    for panel in panels:
-        panel.set(xlim=(-2.2, 3.7), ylim=(-1.9, 2.2), aspect="equal", xticks=[], yticks=[])
-        panel.legend(frameon=False, loc="lower left", markerscale=2)
+    data = make_moons(samples, generator(seed, "data"))                           # (samples, 2)
+    figure = draw(pairs, gaps, defaults, data, {"ancestral": T, "ddim": ddim_steps}, recipe)
     print(save(figure, out / "16_scheduler_library.png"))
-    return {
-        "gaps": gaps,
-        "twins": twins,
-        "as_it_comes": as_it_comes,
-        "lines": {"loop": loop, "library_loop": library_loop},
-    }
+    lines = {"loop": loop, "library_loop": library_loop}
+    return {"gaps": gaps, "pairs": pairs, "defaults": defaults, "lines": lines, "figure": figure}
+
+
+def draw(pairs, gaps, defaults, data, steps, recipe):
+    """A panel for each pair, ours as circles and theirs as crosses, and one for the library's defaults."""
+    figure = Figure(figsize=(14, 4.6), layout="constrained")
+    figure.suptitle(f"moons, {recipe.schedule} schedule, T = {recipe.num_train_timesteps}, "
+                    f"{recipe.steps:,} training steps")
+    panels = figure.subplots(1, 3)
+    for panel, (name, (a, b)) in zip(panels, pairs.items()):
+        first, _, second = name.split()
+        panel.scatter(*a.T, s=26, facecolors="none", edgecolors="tab:blue", linewidths=0.8, label=first)
+        panel.scatter(*b.T, s=7, marker="x", color="black", linewidths=0.6, label=second)
+        panel.set_title(f"{name}, {steps[first]} steps\nlargest difference {gaps[name]:.0e}")
+    title = "DDPMScheduler with its defaults:\n$x_0$ clipped to [-1, 1], variance fixed_small"
+    points_panel(panels[2], defaults, data, title).set(color="tab:orange", label="DDPMScheduler")
+    for panel in panels:
+        panel.set(xlim=(-2.2, 3.7), ylim=(-2.2, 2.2), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+        panel.legend(frameon=False, loc="lower left", markerscale=1.5)
+    return figure
 
 
 if __name__ == "__main__":

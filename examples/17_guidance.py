@@ -1,15 +1,17 @@
 """Class conditioning and guidance: one model asked for a class with w = 0, 1 and 3.
 
-A conditional network is told a label; for a share of the training it is told none, so that it knows both
-answers. Guidance goes along the line through them, eps_uncond + w (eps_cond - eps_uncond): w = 0 ignores the
-label, w = 1 obeys it, w = 3 exaggerates what sets the class apart from the rest.
+A conditional network is told a label. In a part of its training it is told no label, so it learns both
+answers. Guidance ([Ho and Salimans 2022](https://arxiv.org/abs/2207.12598)) mixes them:
+    eps = eps_uncond + w (eps_cond - eps_uncond)
+w = 0 ignores the label, w = 1 follows it, and w = 3 goes beyond it: it strengthens whatever makes the class
+different from the others.
 
-Here the data are three overlapping clouds and both answers are exact (no network, nothing to train), so that
-what is seen is what guidance does and not what a network cannot do. Look for the trade: as w grows, more
-samples lie where their class is the likeliest, and the samples of a class draw together; at w = 3 they leave
-the places where the data of their class is densest. Guided samples are not samples of the class.
+Here the data are three clouds that overlap, and both answers are exact. There is no network and no training,
+so what you see is guidance alone and no error of a network. As w grows, more samples lie where their own
+class is the most probable one, and the samples of a class come closer together. At w = 3 they leave the
+places where the data of their class is densest. So guided samples are not samples of the class.
 
-What to change: --run runs/fashion, a run of a conditional recipe: the same of garments or shapes, a column
+What to change: --run runs/fashion, a run of a conditional recipe. Then you see the same for images, a column
 for each class and two rows for each w.
 """
 
@@ -36,17 +38,17 @@ WEIGHTS = (0, 1, 3)
 CENTRES = np.array([[0, 0.9], [-0.8, -0.5], [0.8, -0.5]])
 CLASSES = [GaussianMixture([1], [centre], [0.35 * np.eye(2)]) for centre in CENTRES]
 DATA = GaussianMixture([1 / 3] * 3, CENTRES, [0.35 * np.eye(2)] * 3)
-COLOURS = ("tab:blue", "tab:orange", "tab:green")
+STYLES = (("o", "tab:blue"), ("s", "tab:orange"), ("^", "tab:green"))     # marker and colour of each class
 
 
 def main(run: Path | None = None, samples: int = 600, seed: int = 0, out: Path = Path("runs/examples")):
-    figure, numbers = clouds(samples, seed) if run is None else images(run, seed)
+    numbers, figure = clouds(samples, seed) if run is None else images(run, seed)
     print(save(figure, out / "17_guidance.png"))
-    return numbers
+    return numbers | {"figure": figure}
 
 
 def clouds(samples, seed):
-    """Three exact classes: a panel for each w."""
+    """Three exact classes.   -> numbers by w, a figure with a panel for each w"""
     schedule, labels = rescaled_linear(200), np.arange(samples) % 3
     answers = [law.predict(schedule) for law in CLASSES]
     x_T = generator(seed, "sample", schedule.T).standard_normal((samples, 2))
@@ -54,66 +56,70 @@ def clouds(samples, seed):
     def predict(x, t, labels=None):
         if labels is None:
             return DATA.predict(schedule)(x, t)
-        return np.choose(labels[:, None], [answer(x, t) for answer in answers])                # (N, 2)
+        return np.choose(labels[:, None], [answer(x, t) for answer in answers])   # (N, 2)
 
-    figure, numbers = Figure(figsize=(11, 3.9), layout="constrained"), {}
+    numbers = {}
     print("  w   in their class's region   mean distance within a class")
-    for panel, w in zip(figure.subplots(1, len(WEIGHTS)), WEIGHTS):
+    for w in WEIGHTS:
         denoise = to_x0_eps(guided(predict, labels, w), schedule)
         *_, (_, x) = ddim(denoise, x_T, schedule, None, time_pairs(schedule.T))
-        likeliest = np.argmax([law.log_density(x, 1.0) for law in CLASSES], axis=0)  # (N,)
-        numbers[w] = {
-            "x": x,
-            "right": float((likeliest == labels).mean()),
-            "diversity": metrics.diversity(x, labels),
-        }
-        print(f"{w:3}   {numbers[w]['right']:23.1%}   {numbers[w]['diversity']:28.2f}")
-        for k, colour in enumerate(COLOURS):
-            panel.plot(*x[labels == k].T, ".", color=colour, markersize=3, label=f"asked for class {k}")
-        panel.plot(*CENTRES.T, "k+", markersize=12)
-        panel.set(
-            title=f"w = {w}: {numbers[w]['right']:.0%} as asked",
-            xlim=(-3.2, 3.2),
-            ylim=(-2.9, 3.3),
-            aspect="equal",
-            xticks=[],
-            yticks=[],
-        )
-    figure.legend(
-        *panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, markerscale=3
-    )
-    return figure, numbers
+        likeliest = np.argmax([law.log_density(x, 1.0) for law in CLASSES], axis=0)     # (N,)
+        right, diversity = float((likeliest == labels).mean()), metrics.diversity(x, labels)
+        numbers[w] = {"x": x, "right": right, "diversity": diversity}
+        print(f"{w:3}   {right:23.1%}   {diversity:28.2f}")
+    return numbers, draw_clouds(numbers, labels, schedule)
+
+
+def draw_clouds(numbers, labels, schedule):
+    """A panel for each w."""
+    figure = Figure(figsize=(11.5, 4.7), layout="constrained")
+    figure.suptitle(f"guidance: rescaled_linear schedule, DDIM, {schedule.T} steps, exact denoiser")
+    panels = figure.subplots(1, len(WEIGHTS), sharey=True)
+    for panel, w in zip(panels, WEIGHTS):
+        x, right = numbers[w]["x"], numbers[w]["right"]
+        for k, (marker, colour) in enumerate(STYLES):
+            look = {"color": colour, "markersize": 3.5, "label": f"asked for class {k}"}
+            panel.plot(*x[labels == k].T, marker, markeredgewidth=0, **look)
+        panel.plot(*CENTRES.T, "k+", markersize=14, markeredgewidth=2, label="centre of a class")
+        panel.set(xlim=(-3.2, 3.2), ylim=(-2.9, 3.3), aspect="equal", xlabel="$x_1$")
+        panel.set_title(f"w = {w}: {right:.0%} in their class's region")
+    panels[0].set_ylabel("$x_2$")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, markerscale=1.5)
+    return figure
 
 
 def images(run, seed, rows=2):
-    """A trained conditional run: two rows of images for each w, from the same noise."""
+    """A trained conditional run.   -> numbers by w, a figure: for each w `rows` rows from the same noise"""
     recipe, *_ = checkpoint.load_config(run)
     if not recipe.conditional:
-        raise ValueError(
-            f"run is {run}, of {recipe.name}, which takes no labels; it must be of a conditional recipe"
-        )
+        raise ValueError(f"run is {run}, of {recipe.name}, which takes no labels; "
+                         "it must be of a conditional recipe")
     backend, names = NumpyBackend(), CLASS_NAMES[recipe.data]
     denoiser, labels = trained_denoiser(run, recipe, backend), labels_in_turn(recipe, rows * len(names))
-    figure, numbers = (
-        Figure(figsize=(0.75 * len(names), 0.85 * rows * len(WEIGHTS)), layout="constrained"),
-        {},
-    )
+    numbers = {}
     print("  w   mean distance within a class")
-    for panel, w in zip(figure.subplots(len(WEIGHTS), 1), WEIGHTS):
-        *_, (_, x) = sample(
-            denoiser,
-            backend,
-            recipe,
-            len(labels),
-            seed,
-            labels=labels,
-            sampling=Sampling("dpm_solver_pp", 25, guidance=w),
-        )
+    for w in WEIGHTS:
+        sampling = Sampling("dpm_solver_pp", 25, guidance=w)
+        chain = sample(denoiser, backend, recipe, len(labels), seed, labels=labels, sampling=sampling)
+        *_, (_, x) = chain
         numbers[w] = {"x": x, "diversity": metrics.diversity(x, labels)}
         print(f"{w:3}   {numbers[w]['diversity']:28.2f}")
-        image_panel(panel, x, len(names), f"w = {w}" + (f":   {', '.join(names)}" if w == WEIGHTS[0] else ""))
-        panel.title.set_size(7)
-    return figure, numbers
+    return numbers, draw_images(numbers, names, recipe, rows)
+
+
+def draw_images(numbers, names, recipe, rows):
+    """A panel for each w, a column for each class."""
+    size = recipe.model.size
+    figure = Figure(figsize=(0.85 * len(names), 0.85 * rows * len(WEIGHTS) + 0.9), layout="constrained")
+    figure.suptitle(f"guidance: recipe {recipe.name}, {recipe.schedule} schedule, DPM-Solver++, 25 steps")
+    panels = figure.subplots(len(WEIGHTS), 1)
+    for panel, w in zip(panels, WEIGHTS):
+        image_panel(panel, numbers[w]["x"], len(names), f"w = {w}")
+    panels[-1].set_xticks(size / 2 + (size + 1) * np.arange(len(names)), names)     # an image and a gap
+    panels[-1].tick_params(length=0, labelsize=7)
+    panels[-1].set_xlabel("class asked for")
+    return figure
 
 
 if __name__ == "__main__":
