@@ -47,7 +47,7 @@ def main(
     changes = {"batch_size": 16, "steps": steps, "ema_decay": 0.0, "prediction_type": prediction_type}
     base, backend = replace(SHAPES, **changes), NumpyBackend()
     schedule = make_schedule(base.schedule, base.num_train_timesteps)
-    x0, _ = load_data(base.data)(6, generator(seed, "data"))                      # (6, 1, 28, 28)
+    x0, _ = load_data(base.data).draw(6, generator(seed, "data"))                      # (6, 1, 28, 28)
     noise = generator(seed, "sample").standard_normal(x0.shape, np.float32)
     rows = {t: {"$x_0$": x0, f"$x_{{{t}}}$": q_sample(x0, np.full(6, t), noise, schedule)} for t in SHOWN}
     losses, buckets, count = {}, {}, {}

@@ -21,16 +21,13 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from npdiff.app import checkpoint
 from npdiff.app.cli import fail
 from npdiff.app.figures import image_panel, save
-from npdiff.app.runs import trained_denoiser
-from npdiff.backends.numpy import NumpyBackend
-from npdiff.data import CLASS_NAMES
+from npdiff.app.pictures import class_names
+from npdiff.app.run import load
 from npdiff.evaluation import metrics
 from npdiff.rng import generator
 from npdiff.samplers import ddim, guided, time_pairs, to_x0_eps
-from npdiff.sampling import Sampling, labels_in_turn, sample
 from npdiff.schedule import rescaled_linear
 from npdiff.verify.oracle import GaussianMixture
 
@@ -91,18 +88,15 @@ def draw_clouds(numbers, labels, schedule):
 
 def images(run, seed, rows=2):
     """A trained conditional run.   -> numbers by w, a figure: for each w `rows` rows from the same noise"""
-    recipe, *_ = checkpoint.load_config(run)
+    run = load(run)
+    recipe, names = run.recipe, class_names(run)
     if not recipe.conditional:
-        raise ValueError(f"run is {run}, of {recipe.name}, which takes no labels; "
+        raise ValueError(f"run is {run.path}, of {recipe.name}, which takes no labels; "
                          "it must be of a conditional recipe")
-    backend, names = NumpyBackend(), CLASS_NAMES[recipe.data]
-    denoiser, labels = trained_denoiser(run, recipe, backend), labels_in_turn(recipe, rows * len(names))
-    numbers = {}
+    labels, numbers = run.labels(rows * len(names)), {}
     print("  w   mean distance within a class")
     for w in WEIGHTS:
-        sampling = Sampling("dpm_solver_pp", 25, guidance=w)
-        chain = sample(denoiser, backend, recipe, len(labels), seed, labels=labels, sampling=sampling)
-        *_, (_, x) = chain
+        x = run.sample(len(labels), seed=seed, sampler="dpm_solver_pp", steps=25, guidance=w)
         numbers[w] = {"x": x, "diversity": metrics.diversity(x, labels)}
         print(f"{w:3}   {numbers[w]['diversity']:28.2f}")
     return numbers, draw_images(numbers, names, recipe, rows)

@@ -1,14 +1,17 @@
 """Recipes: everything that defines a training run except its seed, by name."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from npdiff.data import DATA
 from npdiff.diffusion import check_loss_weight, check_prediction_type, check_signal
-from npdiff.models import MODELS, convnet, mlp, model_name, unet
+from npdiff.models import MODELS, convnet, is_image, mlp, model_name, unet
+from npdiff.models.checks import check_types
 from npdiff.optim import learning_rate
-from npdiff.samplers import check_variance
+from npdiff.samplers import SAMPLERS, check_variance
 from npdiff.schedule import make_schedule
+
+MAX_TIMESTEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Recipe:
     label_dropout: float = 0.0                          # share of labels hidden in training, for guidance
     prediction_type: str = "epsilon"                    # a key of npdiff.diffusion.PREDICTION_TYPES
     loss_weight: str = "simple"                         # simple, min_snr or vlb: what a timestep counts
+    sampler: str = "ancestral"                          # how samples are drawn unless asked otherwise
+    sampling_steps: int | None = None                   # jumps from noise to data; None: every timestep
     variance: str = "posterior"                         # of the ancestral sampler: beta or posterior
     log_every: int = 100                                # steps that a row of metrics.csv takes together
 
@@ -40,6 +45,10 @@ class Recipe:
         return make_schedule(self.schedule, self.num_train_timesteps)
 
     def __post_init__(self):
+        check_types(self)
+        if self.num_train_timesteps > MAX_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; "
+                             f"it must be at most {MAX_TIMESTEPS:,}")
         schedule = self.make_schedule()
         learning_rate(self.lr_schedule, 1, 1, self.lr)
         check_prediction_type(self.prediction_type)
@@ -48,6 +57,10 @@ class Recipe:
         check_variance(self.variance)
         if self.data not in DATA:
             raise ValueError(f"data is {self.data!r}; it must be one of {', '.join(DATA)}")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
+        if self.sampling_steps is not None and not 1 <= self.sampling_steps <= schedule.T:
+            raise ValueError(f"sampling_steps is {self.sampling_steps}; it must lie in 1..{schedule.T}")
         for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -82,12 +95,12 @@ LAB_FASHION = Recipe(
 LECTURE_UNET = Recipe(
     name="lecture-unet", data="fashion-mnist-32",
     model=unet.Config(size=32, widths=(64, 128, 256), block_kind="plain", attention_levels=0),
-    schedule="linear", num_train_timesteps=600,
+    schedule="linear", num_train_timesteps=600, sampling_steps=100,
     batch_size=128, steps=25 * EPOCH, lr=1e-3, log_every=EPOCH)
 FASHION = Recipe(
     name="fashion", data="fashion-mnist",
     model=unet.Config(widths=(32, 64, 128), classes=10),
-    schedule="linear", num_train_timesteps=1000, label_dropout=0.1,
+    schedule="linear", num_train_timesteps=1000, sampling_steps=100, label_dropout=0.1,
     batch_size=64, steps=8500, lr=1e-3, lr_schedule="cosine", ema_decay=0.999)
 SHAPES = Recipe(
     name="shapes", data="shapes",
@@ -95,7 +108,14 @@ SHAPES = Recipe(
     schedule="rescaled_linear", num_train_timesteps=200, label_dropout=0.1,
     batch_size=32, steps=4000, lr=2e-3, lr_schedule="cosine", ema_decay=0.999)
 
-ALL = (MOONS, TEXTBOOK_MOONS, SHAPES, FASHION, LAB_FASHION, LECTURE_UNET)
+COLOUR_SHAPES = replace(
+    SHAPES, name="colour-shapes", data="colour-shapes", model=replace(SHAPES.model, channels=3))
+
+# For your own data, given with --data. fitted sets the network's sizes that the data decides.
+POINTS = replace(MOONS, name="points", data="points")
+IMAGES = replace(SHAPES, name="images", data="images", model=unet.Config(widths=(32, 64, 64)))
+
+ALL = (MOONS, TEXTBOOK_MOONS, SHAPES, COLOUR_SHAPES, FASHION, LAB_FASHION, LECTURE_UNET, POINTS, IMAGES)
 RECIPES = {recipe.name: recipe for recipe in ALL}
 
 
@@ -104,6 +124,38 @@ def get_recipe(name):
     if name not in RECIPES:
         raise ValueError(f"recipe is {name!r}; it must be one of {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def varied(recipe, **changes):
+    """The recipe with other values of its fields, or of its network's fields. Raises ValueError."""
+    own, of_model = ([field.name for field in fields(config)] for config in (recipe, recipe.model))
+    if unknown := [name for name in changes if name not in (*own, *of_model)]:
+        raise ValueError(f"{', '.join(unknown)}: not known; the fields of a recipe are {', '.join(own)}, "
+                         f"and those of its network {', '.join(of_model)}")
+    model = {name: tuple(value) if isinstance(value, list) else value
+             for name, value in changes.items() if name in of_model}
+    changes = {name: value for name, value in changes.items() if name in own}
+    return replace(recipe, **{"model": replace(recipe.model, **model)} | changes)
+
+
+def fitted(recipe, data):
+    """The recipe with the sizes of its network that a DataSet decides. Raises ValueError for other sizes.
+
+    Only the recipes for your own data change: those of other data have the sizes already.
+    """
+    if data.data_shape is None:
+        return recipe
+    if is_image(recipe.model) != (len(data.data_shape) == 3):
+        raise ValueError(f"a sample has the shape {data.data_shape}; {model_name(recipe.model)} takes others")
+    sizes = {"data_dim": data.data_shape[0]}
+    if is_image(recipe.model):
+        C, H, _ = data.data_shape
+        sizes = {"channels": C, "size": H, "classes": len(data.class_names)}
+    asked = type(recipe.model)()                # a size that is not the default was asked for
+    for name, size in sizes.items():
+        if getattr(recipe.model, name) not in (size, getattr(asked, name)):
+            raise ValueError(f"{name} is {getattr(recipe.model, name)}; the data has {size}")
+    return replace(recipe, model=replace(recipe.model, **sizes))
 
 
 def recipe_to_dict(recipe):

@@ -10,6 +10,8 @@ from npdiff.diffusion import q_sample
 from npdiff.rng import generator
 from npdiff.samplers import SAMPLERS, check_variance, guided, time_pairs, to_x0_eps
 
+MOST_NUMBERS = 2**30        # in one draw of samples: with the noise, some 16 GB
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -28,14 +30,24 @@ class Sampling:
             raise ValueError(f"sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
         if self.variance is not None:
             check_variance(self.variance)
+            if self.sampler != "ancestral":
+                raise ValueError(f"variance is {self.variance}; it is for the sampler ancestral, "
+                                 f"not for {self.sampler}")
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; it must lie in [0, 1]")
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta is {self.eta}; it is for the sampler ddim, not for {self.sampler}")
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise ValueError(f"clip is {self.clip}; it must be a positive number")
         if not math.isfinite(self.guidance):
             raise ValueError(f"guidance is {self.guidance}; it must be a finite number")
         if self.start not in ("noise", "data"):
             raise ValueError(f"start is {self.start!r}; it must be noise or data")
+
+    @classmethod
+    def of(cls, recipe, **changes):
+        """How a recipe's samples are drawn, unless `changes` say otherwise."""
+        return cls(**{"sampler": recipe.sampler, "steps": recipe.sampling_steps} | changes)
 
     def options(self, recipe):
         """The keyword arguments that only this sampler takes."""
@@ -50,8 +62,9 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sam
     are independent sets. labels (n,) are what a conditional network is asked for. x0 (n, ...) is the data to
     start from, where start is "data". Raises ValueError for values out of range.
     """
-    if n < 1:
-        raise ValueError(f"n is {n}; it must be at least 1")
+    most = MOST_NUMBERS // math.prod(recipe.model.data_shape)
+    if not 1 <= n <= most:
+        raise ValueError(f"n is {n:,}; it must be at least 1, and at most {most:,} in one draw")
     if sampling.guidance != 1 and not recipe.conditional:
         raise ValueError(f"guidance is {sampling.guidance}; {recipe.name} takes no labels, so it must be 1")
     shape = (n, *recipe.model.data_shape)
@@ -81,10 +94,5 @@ def labels_in_turn(recipe, n):
 
 def fresh_data(recipe, seed, n, draw=0, data_dir=None):
     """n fresh draws of the recipe's data, without labels: (n, ...)."""
-    x0, _ = load_data(recipe.data, data_dir)(n, generator(seed, "data", draw))
+    x0, _ = load_data(recipe.data, data_dir).draw(n, generator(seed, "data", draw))
     return x0
-
-
-def data_to_start(recipe, sampling, seed, n, draw, data_dir):
-    """The fresh data (n, ...) that sampling starts from where its start is "data", else None."""
-    return fresh_data(recipe, seed, max(n, 0), draw, data_dir) if sampling.start == "data" else None

@@ -74,7 +74,7 @@ def draw_block(recipe, seed, block, steps, data_dir=None):
     batch_size. x0 and noise have one float dtype. Raises ValueError if the data is not finite.
     """
     rng = generator(seed, "train", block)
-    x0, labels = load_data(recipe.data, data_dir)(steps * recipe.batch_size, rng)
+    x0, labels = load_data(recipe.data, data_dir).draw(steps * recipe.batch_size, rng)
     if not np.isfinite(x0).all():
         raise ValueError(f"data: steps {block * steps + 1}..{(block + 1) * steps} draw nan or inf "
                          f"from {recipe.data}; every value must be finite")

@@ -10,6 +10,7 @@ from tiny_recipes import TINY_SHAPES
 
 from npdiff import training
 from npdiff.backends.numpy import NumpyBackend
+from npdiff.data.dataset import DataSet
 from npdiff.diffusion import q_sample
 from npdiff.recipes import LAB_FASHION, MOONS, TEXTBOOK_MOONS
 from npdiff.training import batches, draw_block, new_denoiser, train
@@ -101,7 +102,7 @@ def test_data_that_is_not_finite_is_refused(monkeypatch, tiny):
         x[-1] = np.nan
         return x, None
 
-    monkeypatch.setattr(training, "load_data", lambda name, directory: spoilt)
+    monkeypatch.setattr(training, "load_data", lambda name, directory: DataSet(spoilt))
     with pytest.raises(ValueError, match="draw nan or inf from moons"):
         next(train(denoiser, backend, recipe, 0))
 

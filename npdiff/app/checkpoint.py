@@ -1,6 +1,6 @@
 """Run directories: what a training run keeps on disk, each file written whole or not at all.
 
-    config.json      the recipe, the seed and what computed it
+    config.json      the recipe, the seed, the data and what computed it
     metrics.csv      a row for recipe.log_every steps: the last step, their mean loss, seconds since the start
     checkpoints/     step-NNNNNNNN.safetensors, the denoiser's whole state; the newest stays
 """
@@ -8,12 +8,23 @@
 import csv
 import json
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from npdiff.data.files import write_bytes
-from npdiff.recipes import recipe_from_dict, recipe_to_dict
+from npdiff.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 
-def create_run(out, recipe, seed):
+class RunConfig(NamedTuple):
+    """What config.json holds."""
+    recipe: Recipe
+    seed: int
+    data: dict          # path, sha256, class_names, shift, scale: see npdiff.data.dataset; {} in older runs
+    history: list       # a dict for each time that training began: the first step, and what computed it
+
+
+def create_run(out, config):
     """Make the run directory `out`. Raises FileExistsError if it exists, and other OSErrors."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -22,22 +33,19 @@ def create_run(out, recipe, seed):
     except FileExistsError:
         raise FileExistsError(f"{out} exists; give another --out, or remove it") from None
     (out / "checkpoints").mkdir()
-    save_config(out, recipe, seed, [])
+    save_config(out, config)
     return out
 
 
-def save_config(run, recipe, seed, history):
-    """Write config.json.
-
-    history is a list of dicts, one for each time that training started or was resumed: the first step, and
-    what computed it.
-    """
-    config = {"recipe": recipe_to_dict(recipe), "seed": seed, "history": history}
-    write_bytes(run / "config.json", json.dumps(config, indent=2).encode() + b"\n")
+def save_config(run, config):
+    """Write config.json."""
+    entries = {"recipe": recipe_to_dict(config.recipe), "seed": config.seed,
+               "data": config.data, "history": config.history}
+    write_bytes(Path(run) / "config.json", json.dumps(entries, indent=2).encode() + b"\n")
 
 
 def load_config(run):
-    """-> (recipe, seed, history) of a run directory.
+    """The RunConfig of a run directory.
 
     Raises FileNotFoundError if it is not one, ValueError if its config.json makes no sense.
     """
@@ -45,15 +53,20 @@ def load_config(run):
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a run directory has one")
     try:
-        config = json.loads(path.read_text())
-        return recipe_from_dict(config["recipe"]), int(config["seed"]), list(config["history"])
-    except (KeyError, TypeError, ValueError) as error:
+        entries = json.loads(path.read_text())
+        return RunConfig(recipe_from_dict(entries["recipe"]), int(entries["seed"]),
+                         dict(entries.get("data", {})), list(entries["history"]))   # older runs: no data
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def save_checkpoint(run, state):
-    """Write a denoiser's exported state, then remove older checkpoints. Returns the path."""
+    """Write a denoiser's exported state, then remove older checkpoints. Returns the path.
+
+    Raises FloatingPointError, and keeps the older ones, if the state is not finite.
+    """
     from safetensors.numpy import save
+    check_finite(state, FloatingPointError)
     path = Path(run) / "checkpoints" / f"step-{int(state['step']):08d}.safetensors"
     write_bytes(path, save(state))
     for old in path.parent.glob("step-*.safetensors"):
@@ -80,9 +93,18 @@ def load_checkpoint(run):
     from safetensors.numpy import load
     path = newest_checkpoint(run)
     try:
-        return load(path.read_bytes())
-    except SafetensorError as error:
+        state = load(path.read_bytes())
+        check_finite(state, ValueError)
+        return state
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def check_finite(state, kind):
+    """Raise an error of this kind, with the array's name, unless all numbers of a state are finite."""
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise kind(f"{name} holds nan or inf at step {int(state['step'])}")
 
 
 def sampling_weights(state):

@@ -2,41 +2,101 @@
 
 import contextlib
 import io
+import os
+import re
 import sys
 from dataclasses import make_dataclass
-from itertools import takewhile
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from npdiff.app.commands import Compare, Data, Doctor, Evaluate, Flat, Gradcheck, Sample, Train
+import npdiff
+from npdiff.app import checkpoint
+from npdiff.app.commands import (
+    Compare,
+    Data,
+    Doctor,
+    Evaluate,
+    Flat,
+    Gradcheck,
+    Pictures,
+    Sample,
+    Train,
+)
 from npdiff.backends import backend_class
 from npdiff.backends.machine import one_blas_thread
+from npdiff.recipes import MOONS, RECIPES, Recipe
+from npdiff.sampling import Sampling
 
-COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "gradcheck": Gradcheck,
-            "compare": Compare, "doctor": Doctor, "data": Data}
+COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "pictures": Pictures,
+            "gradcheck": Gradcheck, "compare": Compare, "doctor": Doctor, "data": Data}
 
 
 def commands_for(argv):
-    """COMMANDS. Where argv names a backend with Options, the commands with --backend have its flags too."""
-    argv = sys.argv[1:] if argv is None else argv
+    """COMMANDS, with the flags and the default values of the recipe, run and backend that argv names."""
     words = [word for argument in argv for word in str(argument).split("=", 1)]
-    name = words[words.index("--backend") + 1] if "--backend" in words[:-1] else "numpy"
-    Options = backend_class(name).Options
-    if Options is None:
-        return COMMANDS
+    recipe = named_recipe(words)
+    Options = backend_class(word_after("--backend", words, "numpy")).Options
 
-    def with_options(command):
-        if "backend" not in command.__dataclass_fields__:
-            return command
-        return make_dataclass(command.__name__, [("options", Annotated[Options, Flat], Options())],
-                              bases=(command,), namespace={"__doc__": command.__doc__}, frozen=True)
+    def fitting(command):
+        fields = []
+        if "settings" in command.__dataclass_fields__:
+            Settings = settings_class(recipe, command is Doctor)
+            fields.append(("settings", Annotated[Settings, Flat], Settings(**vars(recipe))))
+        if "sampling" in command.__dataclass_fields__:
+            fields.append(("sampling", Annotated[Sampling, Flat], Sampling.of(recipe)))
+        if "backend" in command.__dataclass_fields__ and Options is not None:
+            fields.append(("options", Annotated[Options, Flat], Options()))
+        return with_fields(command, fields)
 
-    return {verb: with_options(command) for verb, command in COMMANDS.items()}
+    return {verb: fitting(command) for verb, command in COMMANDS.items()}
+
+
+def settings_class(recipe, with_sampling):
+    """Recipe as a class of flags: the network's fields are those of this recipe's network.
+
+    The name and the data set are no flags. Nor is what Sampling has, where the command takes one too.
+    """
+    fixed = ["name", "data", *(["steps", "variance", "sampler", "sampling_steps"] if with_sampling else [])]
+    kinds = {field: kind for field, kind in Recipe.__annotations__.items() if field in fixed}
+    fields = [(field, Annotated[kind, tyro.conf.Fixed, tyro.conf.SuppressFixed], getattr(recipe, field))
+              for field, kind in kinds.items()]
+    return with_fields(Recipe, [*fields, ("model", type(recipe.model), recipe.model)])
+
+
+def with_fields(cls, fields):
+    """A dataclass with other kinds or defaults for some fields. tyro finds the comments where cls stands."""
+    made = make_dataclass(cls.__name__, fields, bases=(cls,), frozen=True, kw_only=True)
+    for name in ("__module__", "__qualname__", "__doc__", "__firstlineno__"):
+        if hasattr(cls, name):
+            setattr(made, name, getattr(cls, name))
+    return made
+
+
+def named_recipe(words):
+    """The recipe that a command line is about: that of the run it names or resumes, or that it names."""
+    names = [word for word in words[1:2] + words[2:] if word in RECIPES]
+    runs = [word for word in words[1:] if (Path(word) / "config.json").is_file()]
+    if words[:1] == ["train"] and "--resume" in words and names:
+        runs = [word_after("--out", words, f"runs/{names[0]}")]
+    with contextlib.suppress(OSError, ValueError):          # the command itself says what is wrong with it
+        if runs and (words[:1] != ["train"] or "--resume" in words):
+            return checkpoint.load_config(runs[0]).recipe
+    return RECIPES[names[0]] if names else MOONS
+
+
+def word_after(flag, words, default):
+    """The word behind the flag, or the default where there is none."""
+    return words[words.index(flag) + 1] if flag in words[:-1] else default
 
 
 def parse(argv):
     """The command that argv asks for. Raises ValueError, with what tyro says, for a wrong flag."""
+    argv = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
+    if argv == ["--version"]:
+        print(f"npdiff {npdiff.__version__}")
+        raise SystemExit(0)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -45,32 +105,77 @@ def parse(argv):
                 description="Denoising diffusion from scratch in NumPy.")
     except SystemExit as stop:
         if stop.code:
-            below_the_title = box.getvalue().splitlines()[1:]
-            lines = [line.strip("│ ") for line in below_the_title]
-            sentence = " ".join(takewhile(lambda line: not line.startswith("─"), lines))
-            raise ValueError(f"{sentence}; see npdiff --help") from None
+            raise ValueError(sentence_of(box.getvalue())) from None
         raise
+
+
+def sentence_of(box):
+    """One line for what tyro says in a box: its first part, and the flag that it suggests.
+
+    Below its title a box has parts with rules between them. Its frame depends on the terminal's encoding.
+    """
+    lines = [line.strip("│| ") for line in box.splitlines()[1:]]
+    text = "\n".join("" if set(line) <= set("─- ╰╯") else line for line in lines).strip()
+    first, _, rest = text.partition("\n\n")
+    suggested = re.search(r"Perhaps you meant:\s+(--\S+)", rest)
+    meant = f"; perhaps you meant {suggested[1]}" if suggested else ""
+    return f"{' '.join(first.split())}{meant}; see npdiff --help"
 
 
 def main(argv=None):
     """Run the command line. A refused value ends it with one line on stderr and exit status 2."""
     try:
-        command = parse(argv)
-        with one_blas_thread:       # products are small: one thread is as fast, on any number of cores
-            command.run()
+        with Outlet("stdout"), Outlet("stderr"):
+            command = parse(argv)
+            with one_blas_thread:       # products are small: one thread is as fast, on any number of cores
+                command.run()
     except KeyboardInterrupt as stop:
         fail(stop if stop.args else "interrupted", status=130)
     except OSError as error:
         fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error)
-    except (ValueError, FloatingPointError) as error:
+    except MemoryError as error:
+        fail(f"not enough memory: {error or 'ask for fewer samples or a smaller network'}")
+    except (ValueError, ArithmeticError, RecursionError) as error:
         fail(error)
+
+
+class Outlet:
+    """Within, what is printed to sys.stdout or sys.stderr never stops the work.
+
+    Characters that the terminal cannot show become escapes. Where the reader goes away, the rest is dropped.
+    """
+
+    def __init__(self, name):
+        self.name = name
+
+    def __enter__(self):
+        self.stream = getattr(sys, self.name)
+        setattr(sys, self.name, self)
+
+    def __exit__(self, *error):
+        self.flush()
+        setattr(sys, self.name, self.stream)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)
+        return self.ignoring_the_pipe(self.stream.write, shown)
+
+    def flush(self):
+        self.ignoring_the_pipe(self.stream.flush)
+
+    def ignoring_the_pipe(self, function, *arguments):
+        """Call the function. From the first broken pipe on, the stream leads to nowhere."""
+        try:
+            return function(*arguments)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def fail(message, status=2):
     """One line on stderr, and the end."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """What each command of `npdiff` takes and does. A field is a flag, and its comment is the flag's help."""
 
 import io
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,29 +11,17 @@ import tyro
 
 from npdiff.app import checkpoint, report
 from npdiff.app.progress import progress
-from npdiff.app.runs import draw_pictures, sampling_in_words, train_and_log, trained_denoiser
+from npdiff.app.run import free_path, new_run, open_run
 from npdiff.backends import load_backend
 from npdiff.backends.machine import cores
-from npdiff.data import CLASS_NAMES, fashion_mnist, load_data
+from npdiff.data import fashion_mnist, load_data
 from npdiff.data.files import write_bytes
-from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
-from npdiff.evaluation import metrics
-from npdiff.evaluation.likelihood import data_likelihood
 from npdiff.models import MODELS, is_image
-from npdiff.recipes import RECIPES, get_recipe
+from npdiff.optim import learning_rate
+from npdiff.recipes import MOONS, RECIPES, Recipe, fitted, get_recipe
 from npdiff.rng import generator
-from npdiff.sampling import Sampling, data_to_start, fresh_data, labels_in_turn, sample
-from npdiff.schedule import SCHEDULES
-from npdiff.training import new_denoiser
+from npdiff.sampling import Sampling, fresh_data
 from npdiff.verify import compare, doctor, gradcheck
-from npdiff.verify.oracle import oracle_of
-
-FRESH = 15      # draws of fresh data that samples are held against, and each other: 105 pairs
-
-
-def choice(of, help):
-    """The flag's help: a sentence, then the values that it takes."""
-    return tyro.conf.arg(help=f"{help}: {', '.join(of)}.")
 
 
 def positional(of, metavar, help):
@@ -41,6 +30,7 @@ def positional(of, metavar, help):
 
 
 RecipeName = positional(str, "RECIPE", f"One of: {', '.join(RECIPES)}.")
+RecipeOrRun = positional(str, "RECIPE|RUN", f"A run directory, or one of: {', '.join(RECIPES)}.")
 RecipeNames = positional(str, "RECIPE[,RECIPE...]", f"One or more, with commas, of: {', '.join(RECIPES)}.")
 ModelName = positional(str, "MODEL", f"One of: {', '.join(MODELS)}.")
 DataName = positional(str, "NAME", "fashion-mnist.")
@@ -49,133 +39,116 @@ Flat = tyro.conf.arg(name="")           # the fields of this dataclass are flags
 
 
 @dataclass(frozen=True)
-class Variation:
-    """What to try in the place of a recipe's own."""
-    schedule: Annotated[str | None, choice(SCHEDULES, "Another than the recipe's")] = None
-    num_train_timesteps: int | None = None      # another T than the recipe's
-    prediction_type: Annotated[str | None, choice(PREDICTION_TYPES, "Another than the recipe's")] = None
-    loss_weight: Annotated[str | None, choice(LOSS_WEIGHTS, "Another than the recipe's")] = None
-
-    def given(self):
-        """The fields that are set, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
 class Train:
     """Train a recipe, then draw samples and pictures into a new run directory."""
     recipe: RecipeName
-    variation: Annotated[Variation, Flat] = Variation()
+    settings: Annotated[Recipe, Flat] = MOONS       # the recipe's own values: npdiff.app.cli sets them
     backend: str = "numpy"              # library that computes
     device: str = "cpu"                 # device of the backend
-    steps: int | None = None            # training steps; the recipe's own number unless given
-    seed: int = 0                       # seed of every random number: the same seed gives the same bytes
+    seed: int | None = None             # seed of every random number: the same seed gives the same bytes
     out: Path | None = None             # run directory to create; the next free runs/RECIPE unless given
-    data: Path | None = None            # folder of the data; NPDIFF_DATA, the cache or a download unless set
+    data: Path | None = None            # your points or images; or the folder of the data set's files
     resume: bool = False                # go on from the newest checkpoint of --out (runs/RECIPE unless given)
+    pictures: bool = True               # draw the pictures of the run at the end
+    quiet: bool = False                 # print only what is written and what is wrong
+
+    def run(self):
+        from npdiff.app.pictures import draw_pictures  # matplotlib takes a second to import
+        recipe, backend = recipe_of(self), backend_of(self)
+        run = self.resumed(recipe, backend) if self.resume else new_run(
+            recipe, backend, self.out, self.data, self.seed or 0)
+        if not backend.writes:
+            run.train(self.quiet)
+            return
+        self.announce(run)
+        seconds = run.train(self.quiet)
+        self.say(f"trained in {seconds:.1f} s")
+        print(checkpoint.newest_checkpoint(run.path))
+        self.say(report.training_loss(run.recipe, run.steps, run.loss))
+        if self.pictures:
+            print_each(draw_pictures(run, self.quiet))
+
+    def resumed(self, recipe, backend):
+        """The run to go on with. Raises ValueError where a flag does not fit it."""
+        path = self.out or Path("runs") / self.recipe
+        run = open_run(path, backend, self.data)
+        if run.recipe.name != self.recipe:
+            raise ValueError(f"{path} is a run of {run.recipe.name}, not of {self.recipe}")
+        if self.seed not in (None, run.seed):
+            raise ValueError(f"seed is {self.seed}, and {path} was begun with {run.seed}; "
+                             "a run goes on with the seed that it began with")
+        changed = [name for name, value in vars(recipe).items()
+                   if name != "steps" and value != getattr(run.recipe, name)]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} given with --resume; "
+                             "a run goes on with the recipe that it began with")
+        if run.denoiser.step >= recipe.steps:
+            raise ValueError(f"{path} is complete at step {run.denoiser.step:,}; give more --steps to go on")
+        if recipe.steps != run.recipe.steps and recipe.lr_schedule != "constant":
+            was, now = (learning_rate(recipe.lr_schedule, run.denoiser.step, steps, recipe.lr)
+                        for steps in (run.recipe.steps, recipe.steps))
+            print(f"note: the learning rate goes from {was:.2g} to {now:.2g}, so this is not one run of "
+                  f"{recipe.steps:,} steps; for that, train anew with --steps {recipe.steps}")
+        run.config = run.config._replace(recipe=recipe)
+        run.recipe = recipe
+        return run
+
+    def announce(self, run):
+        """Say what begins, and what to expect of its samples."""
+        sizes = [array.size for name, array in run.denoiser.export().items() if name.startswith("params/")]
+        self.say(f"{run.recipe.name}: {sum(sizes):,} parameters, steps {run.denoiser.step + 1:,} "
+                 f"to {run.recipe.steps:,} of {run.recipe.batch_size} samples, seed {run.seed}")
+        warn_of_signal(run.recipe, Sampling.of(run.recipe))
+
+    def say(self, line):
+        """Print a line, unless quiet."""
+        if not self.quiet:
+            print(line)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Draw the pictures of a run again, from its newest checkpoint."""
+    run_dir: RunDir
+    backend: str = "numpy"              # library that computes
+    device: str = "cpu"                 # device of the backend
+    data: Path | None = None            # where the run's data lies now, if not where it was trained
     quiet: bool = False                 # no progress
 
     def run(self):
-        recipe, seed, history, state = self.what_to_train()
-        backend = backend_of(self)
-        load_data(recipe.data, self.data)
-        denoiser = new_denoiser(backend, recipe, seed)
-        out = self.out or Path("runs") / recipe.name
-        if self.resume:
-            denoiser.load(state)
-            if denoiser.step >= recipe.steps:
-                raise ValueError(f"{out} is complete at step {denoiser.step:,}; give more --steps to go on")
-        elif backend.writes:
-            out = checkpoint.create_run(self.out or free_path(out), recipe, seed)
-        if backend.writes:
-            self.announce(out, recipe, seed, history, denoiser, backend)
-        train_and_log(denoiser, backend, recipe, seed, out, self.data, self.quiet)
-        if backend.writes:
-            print(report.training_loss(recipe, *checkpoint.load_metrics(out)))
-            draw_pictures(out, recipe, seed, backend, self.data, self.quiet)
-
-    def what_to_train(self):
-        """-> recipe, seed, history, and the state to go on from (None for a new run)."""
-        changes = self.variation.given()
-        recipe, seed, history, state = replace(get_recipe(self.recipe), **changes), self.seed, [], None
-        if self.resume:
-            if changes:
-                raise ValueError(f"{', '.join(changes)} given with --resume; "
-                                 "a run goes on with the recipe that it began with")
-            out = self.out or Path("runs") / recipe.name
-            recipe, seed, history = checkpoint.load_config(out)
-            state = checkpoint.load_checkpoint(out)
-            if recipe.name != self.recipe:
-                raise ValueError(f"{out} is a run of {recipe.name}, not of {self.recipe}")
-        if self.steps is not None:
-            recipe = replace(recipe, steps=self.steps)
-        return recipe, seed, history, state
-
-    def announce(self, out, recipe, seed, history, denoiser, backend):
-        """Note in config.json what will compute, and say what begins."""
-        history.append({"first_step": denoiser.step + 1, "backend": self.backend, "device": self.device,
-                        "library": backend.about()})
-        checkpoint.save_config(out, recipe, seed, history)
-        state = denoiser.export()
-        parameters = sum(array.size for name, array in state.items() if name.startswith("params/"))
-        print(f"{recipe.name}: {parameters:,} parameters, steps {denoiser.step + 1:,} to {recipe.steps:,} "
-              f"of {recipe.batch_size} samples, seed {seed}")
-        warn_of_signal(recipe, Sampling())
+        from npdiff.app.pictures import draw_pictures
+        print_each(draw_pictures(open_run(self.run_dir, backend_of(self), self.data), self.quiet))
 
 
 @dataclass(frozen=True)
 class Sample:
     """Draw samples from a trained run: an .npz with the array `samples`, and a picture beside it."""
     run_dir: RunDir
-    sampling: Annotated[Sampling, Flat] = Sampling()
+    sampling: Annotated[Sampling, Flat] = Sampling()    # the recipe's own: npdiff.app.cli sets it
     n: int | None = None                # number of samples; 512 points or 64 images unless given
     label: int | None = None            # the class to draw, if there are classes; all in turn unless given
     seed: int = 0                       # seed of the noise
     out: Path | None = None             # file to create; RUN/drawn.npz, or the next free RUN/drawn-2.npz, ...
-    data: Path | None = None            # folder of the data, for --start data; as for train
+    data: Path | None = None            # where the run's data lies now, if not where it was trained
     backend: str = "numpy"              # library that computes
     device: str = "cpu"                 # device of the backend
     quiet: bool = False                 # no progress
 
     def run(self):
-        recipe, *_ = checkpoint.load_config(self.run_dir)
-        backend = backend_of(self)
-        denoiser = trained_denoiser(self.run_dir, recipe, backend)
+        from npdiff.app import figures, pictures
+        run = open_run(self.run_dir, backend_of(self), self.data)
         out = self.out or free_path(self.run_dir / "drawn.npz", ".png")
         picture = out.with_suffix(".png")
         if out.suffix != ".npz":
             raise ValueError(f"--out is {out}; it must end in .npz")
         check_free(out, picture)
-        image = is_image(recipe.model)
-        n = self.n if self.n is not None else 64 if image else 512
-        labels = self.labels(recipe, n)
-        x0 = data_to_start(recipe, self.sampling, self.seed, n, 0, self.data)
-        chain = sample(denoiser, backend, recipe, n, self.seed, 0, labels, self.sampling, x0)
-        for _, x in progress(chain, stops_of(recipe, self.sampling), "sampling", self.quiet):
-            pass
-        x = backend.to_numpy(x)
-        buffer = io.BytesIO()
+        warn_of_signal(run.recipe, self.sampling)
+        x = run.sample(self.n, self.label, self.seed, self.quiet, **vars(self.sampling))
+        buffer, labels = io.BytesIO(), run.labels(len(x), self.label)
         np.savez(buffer, samples=x, **({} if labels is None else {"labels": labels}))
         write_bytes(out, buffer.getvalue())
-        from npdiff.app import figures
-        title = sampling_in_words(recipe, self.sampling, n)
-        if self.label is not None:
-            title += f", class {CLASS_NAMES[recipe.data][self.label]}"
-        data = None if image else fresh_data(recipe, self.seed, 2000)
-        drawn = figures.image_grid(x, 8, title) if image else figures.samples_over_data(x, data, title)
-        figures.save(drawn, picture)
         print(out)
-        print(picture)
-
-    def labels(self, recipe, n):
-        """What to ask the network for: integers (n,), or None."""
-        if self.label is None:
-            return labels_in_turn(recipe, max(n, 0))
-        if not recipe.conditional:
-            raise ValueError(f"label is {self.label}; {recipe.name} takes no labels")
-        if not 0 <= self.label < recipe.model.classes:
-            raise ValueError(f"label is {self.label}; it must lie in 0..{recipe.model.classes - 1}")
-        return np.full(n, self.label)
+        print(figures.save(pictures.samples_figure(run, x, self.sampling, self.label), picture))
 
 
 @dataclass(frozen=True)
@@ -184,51 +157,21 @@ class Evaluate:
     run_dir: RunDir
     n: int | None = None                # samples in each draw; 5000 points or 200 images unless given
     seed: int = 0                       # seed of the noise and of the data
-    sampling: Annotated[Sampling, Flat] = Sampling()
+    sampling: Annotated[Sampling, Flat] = Sampling()    # the recipe's own: npdiff.app.cli sets it
     likelihood: bool = False            # also how probable the model finds fresh data
     backend: str = "numpy"              # library that computes
     device: str = "cpu"                 # device of the backend
-    data: Path | None = None            # folder of the data; NPDIFF_DATA, the cache or a download unless set
+    data: Path | None = None            # where the run's data lies now, if not where it was trained
     quiet: bool = False                 # no progress
 
     def run(self):
-        recipe, *_ = checkpoint.load_config(self.run_dir)
-        steps, losses = checkpoint.load_metrics(self.run_dir)
-        draw_data = load_data(recipe.data, self.data)       # a missing file is an error before the sampling
-        backend = backend_of(self)
-        denoiser = trained_denoiser(self.run_dir, recipe, backend)
-        image = is_image(recipe.model)
-        if self.likelihood and image and not recipe.data.startswith("fashion-mnist"):
-            raise ValueError(f"likelihood is asked of {recipe.name}; it is for points and "
-                             f"for images of 8 bits, which {recipe.data} are not")
-        n, draws = (self.n if self.n is not None else 200 if image else 5000), 1 if image else 5
-        labels = labels_in_turn(recipe, max(n, 0))
-        samples = self.draw(denoiser, backend, recipe, n, draws, labels)
-        print(f"{recipe.name}, {self.run_dir}: {draws} x {n} samples, seed {self.seed}")
-        if not image:
-            fresh = [fresh_data(recipe, self.seed, n, k) for k in range(FRESH)]
-            report.print_moons(metrics.moons_report(samples, fresh))
-        if recipe.conditional and n >= 2 * recipe.model.classes:
-            real = draw_data(1000, generator(self.seed, "data"))
-            report.print_classes(recipe, samples[0].clip(-1, 1), labels, *real)
-        known = oracle_of(recipe.data) is not None
-        of_weights = metrics.loss_above_floor(denoiser, backend, recipe, self.seed) if known else None
-        by_t = metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data)
-        report.print_losses(recipe, steps, losses, by_t, of_weights)
-        if self.likelihood:
-            report.print_likelihood(*data_likelihood(denoiser, backend, recipe, self.seed, self.data))
-        warn_of_signal(recipe, self.sampling)
-
-    def draw(self, denoiser, backend, recipe, n, draws, labels):
-        """Independent sets of n samples: a list of float64 arrays (n, ...)."""
-        def chain(draw):
-            x0 = data_to_start(recipe, self.sampling, self.seed, n, FRESH + draw, self.data)
-            return sample(denoiser, backend, recipe, n, self.seed, draw, labels, self.sampling, x0)
-
-        chains = [chain(draw) for draw in range(draws)]
-        walk = ((t, x) for chain in chains for t, x in chain)
-        shown = progress(walk, draws * stops_of(recipe, self.sampling), "sampling", self.quiet)
-        return [backend.to_numpy(x).astype(np.float64) for t, x in shown if t == 0]
+        run = open_run(self.run_dir, backend_of(self), self.data)
+        warn_of_signal(run.recipe, self.sampling)
+        numbers = run.evaluate(self.n, self.seed, self.likelihood, self.quiet, **vars(self.sampling))
+        print(f"{run!r}: {numbers['draws']} x {numbers['n']} samples, seed {self.seed}")
+        if len(run.steps):
+            print(f"  {report.training_loss(run.recipe, run.steps, run.loss)}")
+        report.print_evaluation(numbers)
 
 
 @dataclass(frozen=True)
@@ -320,14 +263,16 @@ class Compare:
 @dataclass(frozen=True)
 class Doctor:
     """Say before any training what is wrong with a recipe and a way of sampling it, and what to change."""
-    recipe: RecipeName
-    variation: Annotated[Variation, Flat] = Variation()
-    sampling: Annotated[Sampling, Flat] = Sampling()
-    data: Path | None = None            # folder of the data; NPDIFF_DATA, the cache or a download unless set
+    recipe: RecipeOrRun
+    settings: Annotated[Recipe, Flat] = MOONS           # the recipe's own values: npdiff.app.cli sets them
+    sampling: Annotated[Sampling, Flat] = Sampling()    # and these too
+    data: Path | None = None            # your points or images; or the folder of the data set's files
     seed: int = 0                       # seed of the data that is drawn to look at
 
     def run(self):
-        recipe = replace(get_recipe(self.recipe), **self.variation.given())
+        recipe = recipe_of(self)
+        dataset = load_data(recipe.data, self.data)
+        recipe = fitted(recipe, dataset)
 
         def draw(n):
             return fresh_data(recipe, self.seed, n, data_dir=self.data)
@@ -359,9 +304,21 @@ def backend_of(command):
     return load_backend(command.backend, command.device, **(asdict(options) if options else {}))
 
 
-def stops_of(recipe, sampling):
-    """How many times a sampler yields: once at the start and once after each jump."""
-    return (sampling.steps or recipe.num_train_timesteps) + 1
+def recipe_of(command):
+    """The Recipe of a command's settings. Raises ValueError if they are of another recipe than it names."""
+    values = vars(command.settings)
+    if command.recipe in RECIPES and values["name"] != command.recipe:
+        raise ValueError(f"recipe is {command.recipe}, and the settings are those of {values['name']}; "
+                         "write the recipe right behind the command")
+    if values["name"] != command.recipe and not Path(command.recipe).is_dir():
+        get_recipe(command.recipe)
+    return Recipe(**values)
+
+
+def print_each(paths):
+    """Print paths as they come."""
+    for path in paths:
+        print(path)
 
 
 def warn_of_signal(recipe, sampling):
@@ -370,17 +327,11 @@ def warn_of_signal(recipe, sampling):
         print(f"note: {sentence}")
 
 
-def free_path(path, *beside):
-    """path if nothing is there, nor with the endings `beside`; else the first free of path-2, path-3, ..."""
-    candidate, k = path, 2
-    while any(candidate.with_suffix(ending).exists() for ending in (path.suffix, *beside)):
-        candidate, k = path.with_stem(f"{path.stem}-{k}"), k + 1
-    return candidate
-
-
 def check_free(*paths):
-    """Make the folders of these files to be. Raises FileExistsError if one exists, and other OSErrors."""
+    """Raise an OSError if one of these files exists, or cannot be made because its folder cannot."""
     for path in paths:
         if path.exists():
             raise FileExistsError(f"{path} exists; give another --out, or remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise PermissionError(f"{path} cannot be written: {folder} is no folder that may be written to")

@@ -1,24 +1,60 @@
-"""Pictures: each function draws one and returns a matplotlib Figure.
+"""Pictures: each function draws one and returns a Picture, a matplotlib Figure that a notebook shows.
 
-save and save_gif write a picture whole or not at all. Points (n, 2) and images (n, C, H, W) are NumPy arrays.
-A chain is a list of (t, x), from noise to data. Curves and markers differ in more than their colour.
+save and save_gif write a picture whole or not at all. Points (n, D) and images (n, C, H, W) are NumPy arrays.
+A chain is a list of (t, x), from noise to data. Curves and markers differ in more than their colour. The
+user's own matplotlib settings change nothing here, and are left as they are.
 """
 
+import io
+import os
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
+
+from npdiff.data.files import written_whole
+
+try:
+    import matplotlib
+except ValueError:      # MPLBACKEND names a backend that is not installed; no picture here needs one
+    name = os.environ.pop("MPLBACKEND")
+    import matplotlib
+    os.environ["MPLBACKEND"] = name
 from matplotlib.animation import PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from npdiff.data.files import written_whole
-
 DATA_COLOUR, SAMPLE_COLOUR, NOISE_COLOUR = "0.75", "tab:blue", "tab:orange"
+PLAIN = {name: value for name, value in matplotlib.rcParamsDefault.items()
+         if not name.startswith("backend")}
+
+
+def plainly(function):
+    """The function under matplotlib's default settings."""
+    @wraps(function)
+    def drawn(*arguments, **keywords):
+        with matplotlib.rc_context(PLAIN):
+            return function(*arguments, **keywords)
+    return drawn
+
+
+class Picture(Figure):
+    """A Figure that is drawn plainly, and that a notebook shows where it is the value of a cell."""
+
+    @plainly
+    def savefig(self, *arguments, **keywords):
+        """As Figure.savefig."""
+        return super().savefig(*arguments, **keywords)
+
+    def _repr_png_(self):
+        png = io.BytesIO()
+        self.savefig(png, dpi=80)
+        return png.getvalue()
 
 
 def figure(columns=1, rows=1, width=5.0, height=4.0):
-    """-> (Figure, axes as a flat list), each panel width x height inches."""
-    fig = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    """-> (Picture, axes as a flat list), each panel width x height inches."""
+    fig = Picture(figsize=(columns * width, rows * height), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -36,18 +72,40 @@ def save(fig, path):
     return Path(path)
 
 
-def points_panel(axis, x, data, title=""):
-    """Samples x (n, 2) over data (m, 2), on axes that hold the moons and a standard normal cloud.
+def points_panel(axis, x, data, title="", window=None):
+    """Samples x (n, D) over data (m, D) or None, the first two coordinates of each.
 
     The data is a broad light band of squares, the samples are small dark points: one does not hide the other.
+    window is ((left, right), (bottom, top)), all of x and data unless given.
     """
-    axis.scatter(*data.T, s=26, marker="s", color=DATA_COLOUR, linewidths=0, label="data")
-    artist = axis.scatter(*x.T, s=2.5, marker="o", color=SAMPLE_COLOUR, linewidths=0, label="samples")
-    axis.set(title=title, xlim=(-3.2, 4.2), ylim=(-3.2, 3.2), aspect="equal")
-    axis.set(xlabel="first coordinate", ylabel="second coordinate")
+    if data is not None:
+        axis.scatter(*plane(data).T, s=26, marker="s", color=DATA_COLOUR, linewidths=0, label="data")
+    artist = axis.scatter(*plane(x).T, s=2.5, marker="o", color=SAMPLE_COLOUR, linewidths=0, label="samples")
+    xlim, ylim = window or window_of(x, data)
+    alike = 1 / 3 < (xlim[1] - xlim[0]) / (ylim[1] - ylim[0]) < 3 and x.shape[1] > 1
+    axis.set(title=title, xlim=xlim, ylim=ylim, aspect="equal" if alike else "auto",
+             xlabel="first coordinate",
+             ylabel="second coordinate" if x.shape[1] > 1 else "sample's place in the batch, 0..1")
     return artist
 
 
+def plane(x):
+    """Where points (n, D) lie in a picture, (n, 2): their first two coordinates.
+
+    Points of one coordinate get their place in the batch, 0..1, as the second.
+    """
+    return x[:, :2] if x.shape[1] > 1 else np.column_stack([x[:, 0], np.linspace(0, 1, len(x))])
+
+
+def window_of(*clouds):
+    """((left, right), (bottom, top)) of all points of the clouds that are not None, with a margin."""
+    points = np.concatenate([plane(cloud) for cloud in clouds if cloud is not None])
+    low, high = np.nanpercentile(points, [0.1, 99.9], axis=0)
+    margin = 0.08 * np.maximum(high - low, 1e-6)
+    return tuple(zip(low - margin, high + margin, strict=True))
+
+
+@plainly
 def loss_curve(steps, losses, every, title, floor=None, ylabel="loss"):
     """Mean loss against the training step: points are means of `every` steps, the line their running mean.
 
@@ -70,21 +128,24 @@ def loss_curve(steps, losses, every, title, floor=None, ylabel="loss"):
     return fig
 
 
+@plainly
 def samples_over_data(x, data, title):
-    """The samples x (n, 2) over the data (m, 2)."""
+    """The samples x (n, D) over the data (m, D), or alone if data is None."""
     fig, (axis,) = figure(width=6, height=5.4)
     points_panel(axis, x, data, title)
     axis.legend(frameon=False, markerscale=2, loc="lower left")
     return fig
 
 
+@plainly
 def filmstrip(chain, data, title=None):
-    """The samples of a chain over the data (m, 2), a panel for each (t, x). All panels have the same axes."""
+    """The samples of a chain over the data (m, D), a panel for each (t, x). All panels have the same axes."""
     fig, axes = figure(columns=len(chain), width=2.6, height=3.2)
     fig.suptitle(title)
+    window = window_of(*(x for _, x in chain), data)
     for axis, (t, x) in zip(axes, chain, strict=True):
-        points_panel(axis, x, data, f"$x_{{{t}}}$")
-        axis.set(xticks=[-2, 0, 2, 4], yticks=[-2, 0, 2])
+        points_panel(axis, x, data, f"$x_{{{t}}}$", window)
+        axis.locator_params(nbins=4)
         axis.tick_params(labelsize=8)
     for axis in axes[1:]:
         axis.set(ylabel=None, yticklabels=[])
@@ -92,6 +153,7 @@ def filmstrip(chain, data, title=None):
     return fig
 
 
+@plainly
 def schedule_curves(schedule, title):
     """A schedule over t: the weights of data and noise in x_t, beta, and the signal-to-noise ratio."""
     fig, (shares, beta, snr) = figure(columns=3, width=3.8, height=3.2)
@@ -110,6 +172,7 @@ def schedule_curves(schedule, title):
     return fig
 
 
+@plainly
 def comparison(names, steps, losses, parameters, title):
     """Two backends trained on the same batches: both losses, and the distance of losses and parameters.
 
@@ -135,6 +198,7 @@ def comparison(names, steps, losses, parameters, title):
     return fig
 
 
+@plainly
 def loss_buckets(edges, losses, title, floor=None, ylabel="loss"):
     """The mean loss of each bucket of timesteps, edges[i] < t <= edges[i + 1], as bars.
 
@@ -183,6 +247,7 @@ def image_panel(axis, images, columns, title=""):
 SCALE = "pixel values: -1 is black, 1 is white"
 
 
+@plainly
 def image_grid(images, columns, title):
     """Images (n, C, H, W) in rows of `columns`."""
     rows = -(-len(images) // columns)
@@ -192,6 +257,7 @@ def image_grid(images, columns, title):
     return fig
 
 
+@plainly
 def image_filmstrip(chain, title=None):
     """The images of a chain, a column for each (t, x): the column called x_t shows x_t."""
     _, x = chain[0]
@@ -203,6 +269,7 @@ def image_filmstrip(chain, title=None):
     return fig
 
 
+@plainly
 def images_by_class(images, labels, names, title=None):
     """Images (n, C, H, W) with labels (n,): one column for each class, under its name."""
     columns = [images[labels == k] for k in range(len(names))]
@@ -215,15 +282,17 @@ def images_by_class(images, labels, names, title=None):
     return fig
 
 
+@plainly
 def save_points_gif(chain, data, path, title=""):
-    """Write a GIF of a chain, x (n, 2) over the data (m, 2). Returns path."""
+    """Write a GIF of a chain, x (n, D) over the data (m, D). Returns path."""
     fig, (axis,) = figure(width=4.4, height=4.2)
     _, x = chain[0]
-    artist = points_panel(axis, x, data)
+    artist = points_panel(axis, x, data, window=window_of(*(x for _, x in chain), data))
     axis.legend(frameon=False, markerscale=2, loc="lower left", fontsize=8)
-    return save_gif(fig, axis, artist.set_offsets, chain, path, title)
+    return save_gif(fig, axis, lambda x: artist.set_offsets(plane(x)), chain, path, title)
 
 
+@plainly
 def save_images_gif(chain, path, title=""):
     """Write a GIF of a chain, x (16, C, H, W). Returns path."""
     fig, (axis,) = figure(width=4.2, height=4.8)
@@ -233,6 +302,7 @@ def save_images_gif(chain, path, title=""):
     return save_gif(fig, axis, lambda x: artist.set_data(tiles(x, 4)), chain, path, title)
 
 
+@plainly
 def save_gif(fig, axis, show, chain, path, title="", frames=60, fps=20):
     """Write a GIF of the chain in `frames` evenly spread frames; the last stays for a second. Returns path.
 

@@ -1,17 +1,20 @@
-"""Progress of long work on stderr: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress of long work: a bar on a terminal or in a notebook, plain lines elsewhere, nothing when quiet."""
 
 import sys
 import time
+import warnings
 
-from tqdm import tqdm
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")         # a notebook without ipywidgets gets tqdm's bar of text
+    from tqdm.auto import tqdm
 
 
 def progress(iterable, total, label, quiet=False):
-    """Pass the items on: with a progress bar on a terminal, else with a line at every tenth of the way."""
+    """Pass the items on: with a bar where one can be shown, else with a line at every tenth of the way."""
     if quiet:
         yield from iterable
         return
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
         yield from tqdm(iterable, total=total, desc=label, leave=False)
         return
     start = time.perf_counter()

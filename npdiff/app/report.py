@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npdiff.evaluation import judge, metrics
+from npdiff.evaluation import metrics
 from npdiff.recipes import EPOCH
 from npdiff.verify.floor import lowest_loss
 
@@ -12,27 +12,40 @@ def row(name, *cells, note=""):
     print(f"  {name:34}{''.join(f'{cell:>18}' for cell in cells)}{'   ' + note if note else ''}")
 
 
-def print_moons(report):
-    """The table of npdiff.evaluation.metrics.moons_report."""
-    low, typical, high = report["energy_distance_data"]
+def print_evaluation(numbers):
+    """The tables of what Run.evaluate returns."""
+    if "energy_distance" in numbers:
+        print_points(numbers)
+    if "within_class" in numbers:
+        print_classes(numbers)
+    if "loss" in numbers:
+        row = loss_in_words(numbers["loss"], numbers["loss_floor"])
+        print(f"  {'expected loss of these weights':34}{row}")
+    edges, by_t = numbers["loss_by_t_edges"], numbers["loss_by_t"]
+    print(f"  loss by timestep (0, {edges[1]}] .. ({edges[-2]}, {edges[-1]}]: {in_words(by_t)}")
+    if "bound_terms" in numbers:
+        print_likelihood(numbers["log_likelihood"], numbers["log_likelihood_data"], numbers["bound_terms"])
+
+
+def print_points(numbers):
+    """The table of npdiff.evaluation.metrics.points_report or moons_report."""
+    low, typical, high = numbers["energy_distance_data"]
     row("", "samples", "data")
-    off = (f"{report[name]:.2%}" for name in ("off_arcs", "off_arcs_data"))
-    row(f"farther than {metrics.OFF_ARCS} from the arcs", *off)
-    row("energy distance to fresh data", f"{report['energy_distance']:.2e}", f"{typical:.2e}",
+    if "off_arcs" in numbers:
+        off = (f"{numbers[name]:.2%}" for name in ("off_arcs", "off_arcs_data"))
+        row(f"farther than {metrics.OFF_ARCS} from the arcs", *off)
+    row("energy distance to fresh data", f"{numbers['energy_distance']:.2e}", f"{typical:.2e}",
         note=f"95% of fresh data: {low:.1e} to {high:.1e}")
-    row("mean", *("({:.3f}, {:.3f})".format(*report[name]) for name in ("mean", "mean_data")))
+    for d, means in enumerate(zip(numbers["mean"], numbers["mean_data"], strict=True), start=1):
+        row(f"mean of coordinate {d}", *(f"{mean:.3f}" for mean in means))
 
 
-def print_classes(recipe, samples, labels, data, data_labels):
-    """How often the judge names the class that was asked for, and the mean distance within a class.
-
-    Both for samples (n, C, H, W) with labels (n,), and for real images.
-    """
+def print_classes(numbers):
+    """How often the judge names the class that was asked for, and the mean distance within a class."""
     row("", "samples", "data")
-    if recipe.data == "fashion-mnist":
-        accuracies = judge.class_accuracy(samples, labels), judge.class_accuracy(data, data_labels)
-        row("classified as asked", *(f"{accuracy:.1%}" for accuracy in accuracies))
-    within, within_data = metrics.diversity(samples, labels), metrics.diversity(data, data_labels)
+    if "as_asked" in numbers:
+        row("classified as asked", *(f"{numbers[name]:.1%}" for name in ("as_asked", "as_asked_data")))
+    within, within_data = numbers["within_class"], numbers["within_class_data"]
     row("mean distance within a class", f"{within:.2f}", f"{within_data:.2f}",
         note=f"samples divided by data {within / within_data:.2f}")
 
@@ -41,29 +54,16 @@ def print_likelihood(log_p, exact, terms):
     """How probable fresh data is under the model, along its flow, and by the variational bound in three
     parts.
 
-    log_p and exact (that of the data's own distribution) are mean nats over points, None for images. terms (T
-    + 1,) are bits per dimension.
+    log_p and exact are mean nats over points, None for images. exact is that of the data's own distribution,
+    None where it is not known. terms (T + 1,) are bits per dimension.
     """
     if log_p is not None:
-        row("log-likelihood of fresh data, nats", f"{log_p:.4f}", f"{exact:.4f}",
+        known = "not known" if exact is None else f"{exact:.4f}"
+        row("log-likelihood of fresh data, nats", f"{log_p:.4f}", known,
             note="(the model's flow, the data's own distribution)")
     decoder, jumps, prior = terms[0], terms[1:-1], terms[-1]
     print(f"  variational bound, bits/dim: {terms.sum():.3f} = decoder {decoder:.3f} "
           f"+ {len(jumps)} jumps {jumps.sum():.3f} + prior {prior:.4f}")
-
-
-def print_losses(recipe, steps, losses, buckets, of_weights):
-    """The losses beside the floor: at the end of training, of the averaged weights, and by timestep.
-
-    steps and losses are the rows of metrics.csv, buckets what npdiff.evaluation.metrics.loss_by_t returns,
-    of_weights what loss_above_floor returns, or None where the floor is not known.
-    """
-    if steps:
-        print(f"  {training_loss(recipe, steps, losses)}")
-    if of_weights:
-        print(f"  {'expected loss of these weights':34}{loss_in_words(*of_weights)}")
-    edges, by_t = buckets
-    print(f"  loss by timestep (0, {edges[1]}] .. ({edges[-2]}, {edges[-1]}]: {in_words(by_t)}")
 
 
 def in_words(losses):
@@ -72,11 +72,17 @@ def in_words(losses):
 
 
 def training_loss(recipe, steps, losses):
-    """One line: the mean loss of each epoch where a log row is an epoch, else of the last 500 steps."""
-    if recipe.log_every == EPOCH:
-        return f"training loss, mean of each epoch: {in_words(losses)}"
-    last = [loss for step, loss in zip(steps, losses, strict=True) if step > steps[-1] - 500]
-    return f"{'training loss, last 500 steps':34}{loss_in_words(float(np.mean(last)), lowest_loss(recipe))}"
+    """One line: the mean loss of each epoch where a log row is an epoch, else of the last 500 steps.
+
+    steps and losses are the rows of metrics.csv.
+    """
+    if recipe.log_every == EPOCH and steps[0] == EPOCH:
+        whole = [loss for step, loss in zip(steps, losses, strict=True) if step % EPOCH == 0]
+        return f"training loss, mean of each epoch: {in_words(whole)}"
+    rows = [(step, loss) for step, loss in zip(steps, losses, strict=True) if step > steps[-1] - 500]
+    before = max([step for step in steps if step <= steps[-1] - 500], default=0)
+    label = f"training loss, last {steps[-1] - before} steps"
+    return f"{label:34}{loss_in_words(float(np.mean([loss for _, loss in rows])), lowest_loss(recipe))}"
 
 
 def loss_in_words(loss, floor):

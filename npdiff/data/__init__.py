@@ -4,22 +4,8 @@ from functools import cache
 
 import numpy as np
 
-from npdiff.data import fashion_mnist, moons, shapes
-
-
-def load_moons(directory):
-    """The two moons, without labels; they need no files."""
-    return lambda n, rng: (moons.make_moons(n, rng), None)
-
-
-def load_shapes(directory):
-    """The procedural shapes; they need no files."""
-    return shapes.make_shapes
-
-
-def load_colour_shapes(directory):
-    """The procedural shapes, each in one colour; they need no files."""
-    return shapes.make_colour_shapes
+from npdiff.data import fashion_mnist, idx, moons, own, shapes
+from npdiff.data.dataset import DataSet
 
 
 def load_fashion_mnist(directory, padding=0):
@@ -32,27 +18,39 @@ def load_fashion_mnist(directory, padding=0):
         margins = [(0, 0), (0, 0), (padding, padding), (padding, padding)]
         return np.pad(x0, margins, constant_values=-1), labels[rows]
 
-    return draw
+    return DataSet(draw, fashion_mnist.CLASS_NAMES, idx.sha256(images))
+
+
+def by_rule(draw, class_names=()):
+    """A loader of data that a rule draws: it needs no files, and refuses a place where they should be."""
+
+    def load(directory):
+        if directory is not None:
+            raise ValueError(f"data is {str(directory)!r}; this recipe's data is drawn by a rule, "
+                             "and takes no files")
+        return DataSet(draw, class_names)
+
+    return load
 
 
 DATA = {
-    "moons": load_moons,
-    "shapes": load_shapes,
-    "colour-shapes": load_colour_shapes,
+    "moons": by_rule(lambda n, rng: (moons.make_moons(n, rng), None)),
+    "shapes": by_rule(shapes.make_shapes, shapes.CLASS_NAMES),
+    "colour-shapes": by_rule(shapes.make_colour_shapes, shapes.CLASS_NAMES),
     "fashion-mnist": load_fashion_mnist,
     # black margins make 32 x 32, which halves twice more
     "fashion-mnist-32": lambda directory: load_fashion_mnist(directory, padding=2),
+    "points": own.load_points,
+    "images": own.load_images,
 }
-CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "colour-shapes": shapes.CLASS_NAMES,
-               "fashion-mnist": fashion_mnist.CLASS_NAMES, "fashion-mnist-32": fashion_mnist.CLASS_NAMES}
 
 
 @cache
 def load_data(name, directory=None):
-    """The data set called `name`, a key of DATA: a function draw(n, rng) -> x0 (n, ...), labels (n,) or None.
+    """The DataSet called `name`, a key of DATA.
 
-    directory is where its files lie; None looks in the usual places. Raises ValueError for an unknown name or
-    bad files, OSError where none are found.
+    directory is where its files lie; for Fashion-MNIST None looks in the usual places. Raises ValueError for
+    an unknown name, bad files, or a directory given for data without files; OSError where none are found.
     """
     if name not in DATA:
         raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATA)}")

@@ -254,7 +254,7 @@ def velocity_coefficients(t, schedule, prediction_type):
 class DataLikelihood(NamedTuple):
     """How probable fresh data is under a trained denoiser."""
     log_p: float | None     # mean log p along the denoiser's flow, in nats; None for images
-    exact: float | None     # mean log p of the data's own distribution, in nats; None for images
+    exact: float | None     # mean log p of the data's own distribution, in nats; None where not known
     terms: np.ndarray       # (T + 1,) the variational bound, term by term, in bits per dimension
 
 
@@ -265,7 +265,7 @@ def data_likelihood(denoiser, backend, recipe, seed, data_dir=None):
     first step.
     """
     image = is_image(recipe.model)
-    x0, labels = load_data(recipe.data, data_dir)(16 if image else 500, generator(seed, "data"))
+    x0, labels = load_data(recipe.data, data_dir).draw(16 if image else 500, generator(seed, "data"))
     labels = labels if recipe.conditional else None
     schedule = recipe.make_schedule()
 
@@ -284,5 +284,6 @@ def data_likelihood(denoiser, backend, recipe, seed, data_dir=None):
     if image:
         return DataLikelihood(None, None, terms)
     log_p = backend.to_numpy(log_likelihood(denoiser.divergence, x, schedule, recipe.prediction_type))
-    exact = oracle_of(recipe.data).log_density(x0, 1.0)
-    return DataLikelihood(float(log_p.mean()), float(exact.mean()), terms)
+    oracle = oracle_of(recipe.data)
+    exact = None if oracle is None else float(oracle.log_density(x0, 1.0).mean())
+    return DataLikelihood(float(log_p.mean()), exact, terms)

@@ -91,28 +91,35 @@ def diversity(images, labels):
     return float(np.mean(of_class))
 
 
-def moons_report(draws, fresh):
-    """How good samples of the moons are.
+def points_report(draws, fresh):
+    """How good samples of points are: a dict.
 
-    draws is a list of samples, arrays (n, 2). fresh is a list of fresh data to compare them with, at least as
-    many arrays (m, 2). Returns a dict:
+    draws is a list of samples, arrays (n, D). fresh is a list of fresh data to compare them with, at least as
+    many arrays (m, D).
 
-        off_arcs                the fraction of samples farther than OFF_ARCS from the arcs
-        off_arcs_data           the same for fresh data
         energy_distance         the mean over the draws, each compared with one of fresh
         energy_distance_data    the 2.5%, 50% and 97.5% points of the distance over all pairs of fresh
-        mean, mean_data         (2,) each: of all samples, and of the data (exact)
+        mean, mean_data         (D,) each: of all samples, and of all fresh data
     """
-    samples = np.concatenate(draws)
     within = [mean_distance(x, x) for x in fresh]
     between = [2 * mean_distance(fresh[i], fresh[j]) - within[i] - within[j]
                for i in range(len(fresh)) for j in range(i)]
     return {
-        "off_arcs": off_arcs(samples),
-        "off_arcs_data": off_arcs(np.concatenate(fresh)),
         "energy_distance": float(np.mean([energy_distance(x, y) for x, y in zip(draws, fresh)])),
         "energy_distance_data": np.percentile(between, [2.5, 50, 97.5]).tolist(),
-        "mean": samples.mean(0),
+        "mean": np.concatenate(draws).mean(0),
+        "mean_data": np.concatenate(fresh).mean(0),
+    }
+
+
+def moons_report(draws, fresh):
+    """points_report for the moons, which have arcs to be off and an exact mean: also a dict with
+
+        off_arcs, off_arcs_data     the fraction farther than OFF_ARCS from the arcs
+    """
+    return points_report(draws, fresh) | {
+        "off_arcs": off_arcs(np.concatenate(draws)),
+        "off_arcs_data": off_arcs(np.concatenate(fresh)),
         "mean_data": np.array(MEAN),
     }
 
@@ -146,7 +153,7 @@ class Answers(NamedTuple):
 def answers_on_fresh_data(denoiser, backend, recipe, seed, n, data_dir=None):
     """Ask a network about n fresh noised samples: Answers."""
     rng = generator(seed, "data", 2**32)                # a step of this stream that no other draw uses
-    x0, labels = load_data(recipe.data, data_dir)(n, rng)
+    x0, labels = load_data(recipe.data, data_dir).draw(n, rng)
     t = (1 + np.arange(n) * recipe.num_train_timesteps // n).astype(np.int64)
     noise = rng.standard_normal(x0.shape, x0.dtype)
     x_t = q_sample(x0, t, noise, recipe.make_schedule())

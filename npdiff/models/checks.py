@@ -1,5 +1,30 @@
 """What is asked of every network's config, and the checks of configs and input."""
 
+import math
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
+
+
+def check_types(config):
+    """Raise ValueError unless each field of a dataclass holds what its annotation says.
+
+    A float must be finite, and an int will do for it. A bool is no number.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if not fits(value := getattr(config, name), kind):
+            raise ValueError(f"{name} is {value!r}; it must be {getattr(kind, '__name__', kind)}")
+
+
+def fits(value, kind):
+    """Whether a value is of a kind: a type, a union of kinds, or tuple[kind, ...]."""
+    if get_origin(kind) is UnionType:
+        return any(fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(fits(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return fits(value, int) or isinstance(value, float) and math.isfinite(value)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
 
 def check_at_least(config, smallest, *names):
     """Raise ValueError unless these fields of a config are at least `smallest`."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from npdiff.app import checkpoint
+from npdiff.app.checkpoint import RunConfig
 from npdiff.recipes import MOONS
 
 
@@ -15,8 +16,8 @@ def as_bytes(state):
 
 def test_config_and_checkpoint_come_back(tmp_path, tiny):
     denoiser, _, recipe = tiny
-    run = checkpoint.create_run(tmp_path / "a" / "run", recipe, 7)
-    assert checkpoint.load_config(run) == (recipe, 7, [])
+    run = checkpoint.create_run(tmp_path / "a" / "run", RunConfig(recipe, 7, {"path": "x"}, []))
+    assert checkpoint.load_config(run) == (recipe, 7, {"path": "x"}, [])
     denoiser.step = 5
     checkpoint.save_checkpoint(run, denoiser.export())
     denoiser.step = 10
@@ -30,7 +31,7 @@ def test_config_and_checkpoint_come_back(tmp_path, tiny):
 
 def test_metrics_come_back(tmp_path, tiny):
     *_, recipe = tiny
-    run = checkpoint.create_run(tmp_path / "run", recipe, 0)
+    run = checkpoint.create_run(tmp_path / "run", RunConfig(recipe, 0, {}, []))
     with checkpoint.MetricsLog(run, 100) as log:
         for step in range(1, 251):
             log.add(step, float(step), 0.0)
@@ -45,7 +46,7 @@ def test_metrics_come_back(tmp_path, tiny):
 def test_an_existing_directory_is_left_alone(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(FileExistsError, match="run exists"):
-        checkpoint.create_run(tmp_path / "run", MOONS, 0)
+        checkpoint.create_run(tmp_path / "run", RunConfig(MOONS, 0, {}, []))
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -77,7 +78,7 @@ def with_values(**values):
     ],
 )
 def test_damaged_config(tmp_path, spoil, error, message):
-    run = checkpoint.create_run(tmp_path / "run", MOONS, 0)
+    run = checkpoint.create_run(tmp_path / "run", RunConfig(MOONS, 0, {}, []))
     spoil(run)
     with pytest.raises(error, match=message):
         checkpoint.load_config(run)
@@ -85,7 +86,7 @@ def test_damaged_config(tmp_path, spoil, error, message):
 
 def test_damaged_checkpoint_and_metrics(tmp_path, tiny):
     denoiser, _, recipe = tiny
-    run = checkpoint.create_run(tmp_path / "run", recipe, 0)
+    run = checkpoint.create_run(tmp_path / "run", RunConfig(recipe, 0, {}, []))
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         checkpoint.load_checkpoint(run)
     with pytest.raises(FileNotFoundError, match="metrics.csv is missing"):

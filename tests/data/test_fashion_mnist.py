@@ -98,8 +98,8 @@ def test_scale():
 def test_32_by_32(tmp_path):
     """The images of "fashion-mnist-32" are those of "fashion-mnist" with a black border of two pixels."""
     write_set(tmp_path, *map(idx, random_set()))
-    plain, labels = load_data("fashion-mnist", tmp_path)(20, np.random.default_rng(0))
-    padded, same_labels = load_data("fashion-mnist-32", tmp_path)(20, np.random.default_rng(0))
+    plain, labels = load_data("fashion-mnist", tmp_path).draw(20, np.random.default_rng(0))
+    padded, same_labels = load_data("fashion-mnist-32", tmp_path).draw(20, np.random.default_rng(0))
     assert padded.shape == (20, 1, 32, 32) and (labels == same_labels).all()
     np.testing.assert_array_equal(padded, np.pad(plain, [(0, 0), (0, 0), (2, 2), (2, 2)], constant_values=-1))
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from npdiff.data import CLASS_NAMES, load_data, shapes
+from npdiff.data import load_data, shapes
 
 AREA = {        # of each shape, for radius 1
     "circle": math.pi * 0.9**2,
@@ -62,9 +62,9 @@ def test_saturated_colours_are_those_of_the_hue():
 
 
 def test_colour_shapes_by_name():
-    images, labels = load_data("colour-shapes")(3, np.random.default_rng(1))
+    images, labels = load_data("colour-shapes").draw(3, np.random.default_rng(1))
     expected, _ = shapes.make_colour_shapes(3, np.random.default_rng(1))
-    assert (images == expected).all() and CLASS_NAMES["colour-shapes"] == shapes.CLASS_NAMES
+    assert (images == expected).all() and load_data("colour-shapes").class_names == shapes.CLASS_NAMES
 
 
 def test_every_image_is_new():

@@ -258,7 +258,7 @@ def test_bits_per_dimension_of_the_real_images():
     assert likelihood.log_p is None and likelihood.exact is None
     T, schedule, terms = recipe.num_train_timesteps, recipe.make_schedule(), likelihood.terms
     assert terms.shape == (T + 1,) and (terms >= 0).all()
-    x0, _ = load_data("fashion-mnist", REAL)(16, generator(0, "data"))
+    x0, _ = load_data("fashion-mnist", REAL).draw(16, generator(0, "data"))
     assert terms[T] == pytest.approx(prior_kl(x0.astype(np.float64), schedule) / np.log(2), rel=1e-5)
     # x_0 - x_t / a = -sigma / a eps, and eps has mean square 1 over 12,544 pixels
     error = 1 / schedule.snr[T]

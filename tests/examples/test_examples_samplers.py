@@ -19,7 +19,7 @@ from example_pictures import (
 from example_scripts import ALPHA_BAR, FILES, SCRIPTS, load
 from matplotlib.image import imsave
 
-from npdiff.app.checkpoint import create_run, save_checkpoint
+from npdiff.app.checkpoint import RunConfig, create_run, save_checkpoint
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.data.shapes import CLASS_NAMES
 from npdiff.recipes import MOONS, SHAPES
@@ -381,7 +381,7 @@ def test_guidance_draws_each_class_with_its_own_marker(run):
 
 @pytest.mark.slow
 def test_guidance_of_a_trained_run(tmp_path):
-    untrained = create_run(tmp_path / "run", SHAPES, 0)
+    untrained = create_run(tmp_path / "run", RunConfig(SHAPES, 0, {}, []))
     save_checkpoint(untrained, new_denoiser(NumpyBackend(), SHAPES, 0).export())
     numbers = load("17_guidance").main(run=tmp_path / "run", out=tmp_path)
     assert all(numbers[w]["x"].shape == (16, 1, 28, 28) for w in (0, 1, 3))
@@ -392,7 +392,8 @@ def test_guidance_of_a_trained_run(tmp_path):
 
 
 def test_guidance_refuses_a_run_without_labels(tmp_path, monkeypatch, capsys):
-    create_run(tmp_path / "run", MOONS, 0)
+    untrained = create_run(tmp_path / "run", RunConfig(MOONS, 0, {}, []))
+    save_checkpoint(untrained, new_denoiser(NumpyBackend(), MOONS, 0).export())
     arguments = ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["17_guidance.py", *arguments])
     with pytest.raises(SystemExit) as stop:

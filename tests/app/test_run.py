@@ -1,12 +1,12 @@
-"""Between a recipe and a run directory: who writes, and which stops a filmstrip shows."""
+"""A run: who writes, and which stops a filmstrip shows."""
 
 from dataclasses import replace
 
-from npdiff.app.runs import SHOWN, train_and_log
+from npdiff.app.pictures import SHOWN
+from npdiff.app.run import new_run
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
-from npdiff.training import new_denoiser
 
 
 class Helper(NumpyBackend):
@@ -16,10 +16,10 @@ class Helper(NumpyBackend):
 
 def test_where_writes_is_false_nothing_is_written_or_printed(tmp_path, capsys):
     recipe = replace(MOONS, model=mlp.Config(hidden=(8,), time_dim=4), steps=5, batch_size=8)
-    denoiser = new_denoiser(Helper(), recipe, 0)
-    before = denoiser.theta.copy()
-    train_and_log(denoiser, Helper(), recipe, 0, tmp_path, None, quiet=False)
-    assert denoiser.step == 5 and (denoiser.theta != before).any()
+    run = new_run(recipe, Helper(), tmp_path / "run")
+    before = run.denoiser.theta.copy()
+    run.train()
+    assert run.denoiser.step == 5 and (run.denoiser.theta != before).any()
     printed = capsys.readouterr()
     assert not list(tmp_path.iterdir()) and printed.out == printed.err == ""
 
