@@ -113,7 +113,7 @@ COLOUR_SHAPES = replace(
 
 # For your own data, given with --data. fitted sets the network's sizes that the data decides.
 POINTS = replace(MOONS, name="points", data="points")
-IMAGES = replace(SHAPES, name="images", data="images", model=unet.Config(widths=(32, 64, 64)))
+IMAGES = replace(SHAPES, name="images", data="images", model=unet.Config(size=64, widths=(32, 64, 64)))
 
 ALL = (MOONS, TEXTBOOK_MOONS, SHAPES, COLOUR_SHAPES, FASHION, LAB_FASHION, LECTURE_UNET, POINTS, IMAGES)
 RECIPES = {recipe.name: recipe for recipe in ALL}
@@ -151,9 +151,9 @@ def fitted(recipe, data):
     if is_image(recipe.model):
         C, H, _ = data.data_shape
         sizes = {"channels": C, "size": H, "classes": len(data.class_names)}
-    asked = type(recipe.model)()                # a size that is not the default was asked for
+    unasked = get_recipe(recipe.name).model     # another size than this recipe's was asked for
     for name, size in sizes.items():
-        if getattr(recipe.model, name) not in (size, getattr(asked, name)):
+        if getattr(recipe.model, name) not in (size, getattr(unasked, name)):
             raise ValueError(f"{name} is {getattr(recipe.model, name)}; the data has {size}")
     return replace(recipe, model=replace(recipe.model, **sizes))
 

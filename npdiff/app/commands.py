@@ -54,9 +54,9 @@ class Train:
 
     def run(self):
         from npdiff.app.pictures import draw_pictures  # matplotlib takes a second to import
-        recipe, backend = recipe_of(self), backend_of(self)
-        run = self.resumed(recipe, backend) if self.resume else new_run(
-            recipe, backend, self.out, self.data, self.seed or 0)
+        backend = backend_of(self)
+        run = self.resumed(backend) if self.resume else new_run(
+            recipe_of(self), backend, self.out, self.data, self.seed or 0)
         if not backend.writes:
             run.train(self.quiet)
             return
@@ -68,12 +68,13 @@ class Train:
         if self.pictures:
             print_each(draw_pictures(run, self.quiet))
 
-    def resumed(self, recipe, backend):
+    def resumed(self, backend):
         """The run to go on with. Raises ValueError where a flag does not fit it."""
         path = self.out or Path("runs") / self.recipe
         run = open_run(path, backend, self.data)
         if run.recipe.name != self.recipe:
             raise ValueError(f"{path} is a run of {run.recipe.name}, not of {self.recipe}")
+        recipe = recipe_of(self)
         if self.seed not in (None, run.seed):
             raise ValueError(f"seed is {self.seed}, and {path} was begun with {run.seed}; "
                              "a run goes on with the seed that it began with")

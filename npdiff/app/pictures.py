@@ -124,7 +124,7 @@ def background(run, n=2000):
 def class_names(run):
     """What the labels of a run mean: the data's own words, else the numbers."""
     names = run.config.data.get("class_names")              # runs of older versions have none
-    return names or tuple(map(str, range(run.recipe.model.classes)))
+    return names or tuple(map(str, range(getattr(run.recipe.model, "classes", 0))))
 
 
 def recipe_in_words(recipe):

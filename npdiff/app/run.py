@@ -78,8 +78,10 @@ def open_run(path, backend, data=None):
 def data_record(dataset, path):
     """What config.json says of the data: its place and content, None where a rule draws it, and its units."""
     where = None if path is None else str(Path(path).expanduser().resolve())
-    return {"path": where, "sha256": dataset.digest, "class_names": list(dataset.class_names),
-            "shift": np.asarray(dataset.shift).tolist(), "scale": np.asarray(dataset.scale).tolist()}
+    record = {"path": where, "sha256": dataset.digest, "class_names": list(dataset.class_names)}
+    if dataset.data_shape is None:
+        return record
+    return record | {name: np.asarray(getattr(dataset, name)).tolist() for name in ("shift", "scale")}
 
 
 class Run:
@@ -178,7 +180,7 @@ class Run:
 
     def in_units(self, x):
         """Points on the network's scale (n, D) in the data's own units. Images stay in [-1, 1]."""
-        if is_image(self.recipe.model) or "scale" not in self.config.data:
+        if is_image(self.recipe.model) or "scale" not in self.config.data:      # other points have their own
             return x
         shift, scale = (np.asarray(self.config.data[name]) for name in ("shift", "scale"))
         return shift + scale * x

@@ -30,7 +30,8 @@ def load_points(path):
         if not np.isfinite(points).all():
             row = int(np.argmin(np.isfinite(points).all(1)))
             raise ValueError(f"row {row} holds nan or inf; every number must be finite")
-        shift, scale = points.mean(0), points.std(0)                                    # (D,), (D,)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift, scale = points.mean(0), points.std(0)                                # (D,), (D,)
         if not scale.all():
             raise ValueError(f"coordinate {int(np.argmin(scale))} is the same in all points; leave it out")
         if not np.isfinite(scale).all():

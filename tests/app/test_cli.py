@@ -297,7 +297,7 @@ def test_interrupted_then_resumed_is_as_if_never_stopped(run, tmp_path, monkeypa
 def test_resume_on_the_other_backend(run, tmp_path, monkeypatch, capsys, no_pictures):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, "run")
-    main(["train", "moons", "--resume", "--steps", "150", "--backend", "torch", "--out", "run", "--quiet"])
+    main(["train", "moons", "--resume", "--steps", "150", "--backend", "torch", "--out", "run"])
     assert "steps 121 to 150" in capsys.readouterr().out
     libraries = [entry["library"] for entry in config_of(Path("run"))["history"]]
     assert [library.split()[0] for library in libraries] == ["numpy", "torch"]
