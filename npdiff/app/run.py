@@ -72,7 +72,10 @@ def open_run(path, backend, data=None):
         config = config._replace(data=config.data | {"path": str(data)})
     denoiser = new_denoiser(backend, config.recipe, config.seed)
     denoiser.load(state)
-    return Run(Path(path), config, backend, denoiser)
+    run = Run(Path(path), config, backend, denoiser)
+    if data is not None:
+        run.dataset()                           # refuses other data
+    return run
 
 
 def data_record(dataset, path):
@@ -113,7 +116,7 @@ class Run:
         saved = checkpoint.save_checkpoint(self.path, denoiser.export())
         try:
             with (checkpoint.MetricsLog(self.path, recipe.log_every, resumed_from=first) as log,
-                  held_back_interrupt() as interrupted):
+                  held_back_interrupt() as interrupted, np.errstate(all="ignore")):
                 for step, loss in progress(steps, recipe.steps - first, "training", quiet):
                     log.add(step, loss, time.perf_counter() - start)
                     if step % CHECKPOINT_EVERY == 0 or step == recipe.steps or interrupted:

@@ -1,12 +1,147 @@
-"""A run: who writes, and which stops a filmstrip shows."""
+"""A run as an object: train, load, sample, measure and see it in a few lines. Who writes, and whose data."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import npdiff
+from npdiff.app.cli import main
 from npdiff.app.pictures import SHOWN
 from npdiff.app.run import new_run
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
+from npdiff.sampling import Sampling
+
+SMALL = {"steps": 40, "hidden": (8, 8), "fourier_features": 2, "quiet": True}
+
+
+@pytest.fixture
+def spiral(tmp_path):
+    """The path of 300 points on a spiral, far from 0 and with unequal scales."""
+    angle = np.linspace(0, 9, 300)
+    points = np.column_stack([500 + 10 * angle * np.cos(angle), angle * np.sin(angle)])
+    np.save(tmp_path / "spiral.npy", points)
+    return tmp_path / "spiral.npy"
+
+
+def test_a_run_in_a_few_lines(tmp_path, capsys):
+    run = npdiff.train("moons", out=tmp_path / "run", **SMALL)
+    assert run.recipe.model.hidden == (8, 8) and run.denoiser.step == 40
+    x = run.sample(50, sampler="ddim", steps=5, quiet=True)
+    assert x.shape == (50, 2) and x.dtype == np.float32
+    numbers = run.evaluate(n=100, steps=5, likelihood=True, quiet=True)
+    names = {"off_arcs", "energy_distance", "mean", "loss", "loss_floor", "loss_by_t", "log_likelihood"}
+    assert names <= set(numbers)
+    assert len(run.steps) == len(run.loss) == 1 and run.steps[0] == 40 and run.loss[0] > 0.3
+    again = npdiff.load(tmp_path / "run")
+    np.testing.assert_array_equal(again.sample(50, sampler="ddim", steps=5, quiet=True), x)
+    assert "moons, step 40 of 40" in repr(again)
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
+
+
+def test_figures_show_themselves(tmp_path):
+    run = npdiff.train("moons", out=tmp_path / "run", **SMALL)
+    for figure in (run.loss_figure(), run.samples_figure(20, steps=5, quiet=True),
+                   run.filmstrip(20, steps=10, quiet=True)):
+        png = figure._repr_png_()
+        (tmp_path / "shown.png").write_bytes(png)
+        assert png[:4] == b"\x89PNG" and imread(tmp_path / "shown.png").std() > 0.05
+
+
+def test_the_rest_is_found_by_completion_and_imported_when_used():
+    assert {"train", "load", "nn", "models", "gradcheck", "schedule"} <= set(dir(npdiff))
+    lines = ["import sys, npdiff",
+             "assert not {'npdiff.app', 'npdiff.verify', 'matplotlib', 'tqdm'} & set(sys.modules)",
+             "npdiff.nn.linear_forward, npdiff.models.mlp, npdiff.gradcheck.complex_step",
+             "npdiff.train, npdiff.load"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+    with pytest.raises(AttributeError, match="'npdiff' has no attribute 'trian'"):
+        getattr(npdiff, "trian")            # noqa: B009
+
+
+def test_wrong_fields_are_refused_in_words(tmp_path):
+    for fields, message in [
+        ({"widht": 3}, "widht: not known; the fields of a recipe are name, data"),
+        ({"steps": 10.5}, "steps is 10.5; it must be int"),
+        ({"steps": True}, "steps is True; it must be int"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; it must be int"),
+        ({"lr": float("nan")}, "lr is nan; it must be float"),
+        ({"model": None}, "model is None"),
+        ({"schedule": 3}, "schedule is 3; it must be str"),
+        ({"num_train_timesteps": 99_999_999_999}, "num_train_timesteps is 99999999999; it must be at most"),
+        ({"sampling_steps": 201}, "sampling_steps is 201; it must lie in 1..200"),
+        ({"sampler": "magic"}, "sampler is 'magic'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            npdiff.train("moons", out=tmp_path / "run", **fields)
+    assert not (tmp_path / "run").exists()
+
+
+def test_own_points_come_back_in_their_units(tmp_path, spiral):
+    run = npdiff.train("points", data=spiral, out=tmp_path / "run", **SMALL)
+    *_, (_, x) = run.chain(20, None, Sampling.of(run.recipe))
+    expected = np.load(spiral).mean(0) + np.load(spiral).std(0) * x
+    np.testing.assert_allclose(run.sample(20, quiet=True), expected, rtol=1e-12)
+    numbers = run.evaluate(n=50, quiet=True)
+    assert abs(numbers["mean_data"] - np.load(spiral).mean(0)).max() < 10 and "off_arcs" not in numbers
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    np.testing.assert_allclose(kept["shift"], np.load(spiral).mean(0))
+    np.testing.assert_allclose(kept["scale"], np.load(spiral).std(0))
+    assert kept["path"] == str(spiral) and len(kept["sha256"]) == 64
+    main(["pictures", str(tmp_path / "run"), "--quiet"])
+    assert (tmp_path / "run" / "samples.gif").stat().st_size > 5000
+
+
+def test_a_run_goes_on_with_its_own_data_alone(tmp_path, spiral, capsys):
+    run = npdiff.train("points", data=spiral, out=tmp_path / "run", **SMALL)
+    np.save(tmp_path / "other.npy", np.load(spiral)[::-1])
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    path, other = str(tmp_path / "run"), str(tmp_path / "other.npy")
+    for command in (["train", "points", "--resume", "--steps", "60", "--out", path, "--data", other],
+                    ["evaluate", path, "--n", "10", "--data", other],
+                    ["sample", path, "--start", "data", "--data", other]):
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and "was trained on data of SHA-256" in err and err.count("\n") == 1
+    spiral.rename(tmp_path / "moved.npy")
+    assert npdiff.load(path).sample(5, quiet=True).shape == (5, 2)           # needs no data
+    with pytest.raises(FileNotFoundError, match="spiral.npy"):
+        npdiff.load(path).evaluate(n=10, quiet=True)
+    assert npdiff.load(path, data=tmp_path / "moved.npy").evaluate(n=10, quiet=True)["n"] == 10
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert run.path == tmp_path / "run"
+
+
+def test_own_images_with_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", rng.integers(0, 256, (20, 8, 8, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.arange(20) % 2)
+    main(["train", "images", "--data", str(tmp_path / "images.npy"), "--steps", "2", "--batch-size", "4",
+          "--model.widths", "16", "16", "--num-train-timesteps", "4", "--out", str(tmp_path / "run"),
+          "--quiet"])
+    run = npdiff.load(tmp_path / "run")
+    assert run.recipe.model.data_shape == (3, 8, 8) and run.recipe.model.classes == 2
+    assert run.sample(3, label=1, quiet=True).shape == (3, 3, 8, 8)
+    assert run.evaluate(n=8, quiet=True)["within_class"] > 0
+    for name in ("diffusion_samples.png", "samples_by_class.png", "denoising_filmstrip.png", "samples.gif"):
+        assert (tmp_path / "run" / name).stat().st_size > 2000
+
+
+def test_a_state_that_is_not_finite_is_never_kept(tmp_path):
+    """One step with lr = 1e300: the loss before it is finite, the parameters after it are not."""
+    with pytest.raises(FloatingPointError, match="holds nan or inf at step 1; the last good checkpoint is"):
+        npdiff.train("moons", out=tmp_path / "run", **SMALL | {"steps": 1, "lr": 1e300})
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert kept.name == "step-00000000.safetensors"
+    assert np.isfinite(npdiff.load(tmp_path / "run").denoiser.theta).all()
 
 
 class Helper(NumpyBackend):
