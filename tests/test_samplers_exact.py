@@ -234,14 +234,14 @@ def test_ddim_inverts_itself(name):
     """Up and down again is the way back: the error halves with twice as many steps, and so does the distance
     of x_T from the end of the exact flow. x_T is distributed as normal noise.
     """
-    schedule, x0 = make_schedule(name, 640), MIXTURE.sample(500, np.random.default_rng(0))
+    schedule, x0 = make_schedule(name, 320), MIXTURE.sample(500, np.random.default_rng(0))
     exact = heun_up(x0, schedule)
     errors, distances = [], []
-    for steps in (40, 80, 160, 320):
+    for steps in (40, 80, 160):
         x_T, back = inverted(x0, schedule, steps)
         errors.append(((back - x0) ** 2).mean() ** 0.5)
         distances.append(((x_T - exact) ** 2).mean() ** 0.5)
-    assert errors[-1] < 0.02 and all(0.4 < new / old < 0.6 for old, new in zip(errors, errors[1:]))
+    assert errors[-1] < 0.03 and all(0.4 < new / old < 0.6 for old, new in zip(errors, errors[1:]))
     assert distances[-1] < 0.02
     assert abs(x_T.mean(0)).max() < 0.15 and abs(np.cov(x_T.T) - np.eye(2)).max() < 0.25
 

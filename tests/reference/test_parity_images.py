@@ -47,13 +47,13 @@ def one_thread():
 
 
 def random_unet(rng, lean=False):
-    """Any kind and size. Unless lean, each group has two channels, and the lowest level four positions.
+    """Any kind and size. Unless lean, the lowest level has at least four positions.
 
-    The norm of a group of one channel takes the constant before it away, and that of two entries nearly
-    everything. Such gradients are zero, and what is computed is rounding.
+    At one position attention does not depend on its queries and keys. Their gradients are zero, and what is
+    computed is rounding.
     """
     levels, groups, heads = (int(rng.integers(1, 4)) for _ in range(3))
-    unit = int(np.lcm((1 if lean else 2) * groups, heads))
+    unit = int(np.lcm((3 if lean else 2) * groups, heads))
     return unet.Config(
         channels=int(rng.choice([1, 3])),
         size=2 ** (levels - 1) * int(rng.integers(1 if lean else 2, 5)),
