@@ -107,11 +107,11 @@ def x0_from_prediction(x_t, t, prediction, schedule, prediction_type="epsilon"):
 def check_signal(schedule, prediction_type, t=None):
     """Raise ValueError where x_t and the network's answer do not determine x_0: where q a = p sigma.
 
-    t is an int, integers (N,), or None for all of 1..T. It happens for epsilon at T only, where alpha_bar is
+    t comes from check_t, or is None for all of 1..T. It happens for epsilon at T only, where alpha_bar is
     0.
     """
     check_prediction_type(prediction_type)
-    t = np.arange(1, schedule.T + 1) if t is None else schedule.check_t(t)
+    t = np.arange(1, schedule.T + 1) if t is None else t
     a, sigma = schedule.a[t], schedule.sigma[t]
     p, q = PREDICTION_TYPES[prediction_type](a, sigma)
     if np.any(q * a == p * sigma):
@@ -254,17 +254,17 @@ def check_jump(t, s, schedule):
 def check_data(**arrays):
     """Raise ValueError unless the named arrays hold floats (or complex numbers, or objects) in equal shapes.
 
-    Coefficients in the dtype of integers would be zeros. The name of the dtype tells, as every backend has
-    one; an array without a dtype is taken.
+    Coefficients in the dtype of integers would be zeros. A dtype is known by NumPy's kind of it, or by its
+    name; an array without one is taken.
     """
     for name, array in arrays.items():
-        if hasattr(array, "dtype"):
-            kind = getattr(array.dtype, "name", str(array.dtype))
-            right = any(word in kind for word in ("float", "complex", "object"))
+        dtype = getattr(array, "dtype", None)
+        if dtype is None:
+            dtype, right = type(array).__name__, type(array) not in (bool, int, list, tuple)
         else:
-            kind, right = type(array).__name__, type(array) not in (bool, int, list, tuple)
+            right = getattr(dtype, "kind", "-") in "fcO" or "float" in str(dtype) or "complex" in str(dtype)
         if not right:
-            raise ValueError(f"{name} is {kind}; it must be an array of floats")
+            raise ValueError(f"{name} is {dtype}; it must be an array of floats")
     check_same_shape(**arrays)
 
 

@@ -7,13 +7,15 @@ def check_arrays(letters, **arrays):
         check_arrays("NI IO O", x=x, W=W, b=b)
 
     The same letter is the same number everywhere. NumPy would stretch an axis of 1, and sums of small
-    integers overflow, both in silence.
+    integers overflow, both in silence. An array that is None is left out.
     """
     sizes = {}
     for axes, (name, array) in zip(letters.split(), arrays.items(), strict=True):
-        shape, dtype = array.shape, array.dtype
-        if len(shape) != len(axes) or any(sizes.setdefault(*axis) != axis[1] for axis in zip(axes, shape)):
+        if array is None:
+            continue
+        shape = array.shape
+        if len(shape) != len(axes) or [n for c, n in zip(axes, shape) if sizes.setdefault(c, n) != n]:
             needed = ", ".join(str(sizes.get(letter, letter)) for letter in axes)
             raise ValueError(f"{name} has shape {shape}; it must be ({needed})")
-        if dtype.kind in "iub":
-            raise ValueError(f"{name} has dtype {dtype}; it must be floats")
+        if array.dtype.kind in "iub":
+            raise ValueError(f"{name} has dtype {array.dtype}; it must be floats")

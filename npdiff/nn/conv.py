@@ -25,12 +25,10 @@ def conv2d_forward(x, W, b, stride=1):
     with s = 1 the tap in the middle of the kernel lies on the position (h, w) itself, and y is as large as x.
 
     x (N, H, V, I), W (kh, kw, I, O), b (O,) -> y (N, ceil(H/s), ceil(V/s), O)
-    Raises ValueError for an even kh or kw, for shapes that do not match, and for a stride below 1.
+    Raises ValueError for an even kh or kw, and for shapes that do not match.
     """
     check_arrays("NHVC ijIO O", x=x, W=W, b=b)
     check_kernel(x, W)
-    if stride < 1:
-        raise ValueError(f"stride is {stride}; it must be at least 1")
     kh, kw, I, O = W.shape
     N, H, V, _ = x.shape
     y = np.empty((N, -(-H // stride), -(-V // stride), O), np.result_type(x, W, b))

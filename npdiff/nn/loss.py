@@ -13,13 +13,12 @@ from npdiff.nn.embedding import check_labels
 def mse_forward(y, target, weight=None):
     """loss = mean(weight (y - target)^2).   y, target (N, ...), weight (N,) or None for 1 -> a scalar
 
-    Raises ValueError for other shapes, and for a batch without a number: it has no mean.
+    Raises ValueError for other shapes, for integers, and for no numbers: they have no mean.
     """
-    if y.shape != target.shape or not y.size:
-        raise ValueError(f"y has shape {y.shape}, target has shape {target.shape}; "
-                         "they must be equal and not empty")
-    if weight is not None and weight.shape != y.shape[:1]:
-        raise ValueError(f"weight has shape {weight.shape}; it must be {y.shape[:1]}")
+    axes = "NABCDE"[:y.ndim]
+    check_arrays(f"{axes} {axes} N", y=y, target=target, weight=weight)
+    if not y.size:
+        raise ValueError(f"y has shape {y.shape}; the mean of no numbers is not defined")
     error = y - target                                            # (N, ...)
     weighted = error if weight is None else weight.reshape(-1, *[1] * (y.ndim - 1)) * error
     return (weighted * error).sum() / error.size, weighted
@@ -49,7 +48,7 @@ def cross_entropy_forward(logits, labels):
     check_arrays("NK", logits=logits)
     N, K = logits.shape
     if not logits.size:
-        raise ValueError(f"logits have shape {logits.shape}; the mean of no rows is not defined")
+        raise ValueError(f"logits have shape {logits.shape}; the mean of no numbers is not defined")
     labels = check_labels(labels, N, K)
     z = logits - logits.real.max(1, keepdims=True)                # (N, K)
     loss = (np.log(np.exp(z).sum(1)) - z[np.arange(N), labels]).sum() / N

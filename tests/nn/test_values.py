@@ -119,7 +119,8 @@ def with_changed(pair, name, array):
     return pair.forward(**pair.inputs | {name: array}, **pair.arguments)
 
 
-CHECKED = [name for name in PAIRS if name not in ("silu", "mse")]
+# The others stretch nothing, or NumPy itself refuses.
+CHECKED = ["linear", "conv2d", "group_norm", "attention", "add_channels", "fourier", "mse", "cross_entropy"]
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -145,12 +146,12 @@ def test_another_shape_is_refused_with_the_name(name):
         (nn.conv2d_forward, [(1, 3, 3, 2), (3, 3, 2, 1), (4,)], r"b has shape \(4,\); it must be \(1\)"),
         (nn.add_channels_forward, [(3, 2, 2, 4), (1, 4)], r"e has shape \(1, 4\); it must be \(3, 4\)"),
         (nn.add_channels_forward, [(3, 2, 2, 4), (3, 1)], r"e has shape \(3, 1\); it must be \(3, 4\)"),
-        (nn.concat_forward, [(3, 2, 2, 4), (1, 2, 2, 4)], r"skip has shape \(1, 2, 2, 4\)"),
-        (nn.mse_forward, [(3, 2), (1, 2)], r"y has shape \(3, 2\), target has shape \(1, 2\)"),
-        (nn.mse_forward, [(3, 2), (3, 1)], r"target has shape \(3, 1\); they must be equal"),
-        (nn.mse_forward, [(3, 2), (3, 2), (1,)], r"weight has shape \(1,\); it must be \(3,\)"),
-        (nn.mse_forward, [(3, 2), (3, 2), (3, 2)], r"weight has shape \(3, 2\); it must be \(3,\)"),
-        (nn.mse_forward, [(0, 2), (0, 2)], r"y has shape \(0, 2\).* not empty"),
+        (nn.mse_forward, [(3, 2), (1, 2)], r"target has shape \(1, 2\); it must be \(3, 2\)"),
+        (nn.mse_forward, [(3, 2), (3, 1)], r"target has shape \(3, 1\); it must be \(3, 2\)"),
+        (nn.mse_forward, [(3, 2), (3,)], r"target has shape \(3,\); it must be \(3, 2\)"),
+        (nn.mse_forward, [(3, 2), (3, 2), (1,)], r"weight has shape \(1,\); it must be \(3\)"),
+        (nn.mse_forward, [(3, 2), (3, 2), (3, 2)], r"weight has shape \(3, 2\); it must be \(3\)"),
+        (nn.mse_forward, [(0, 2), (0, 2)], r"y has shape \(0, 2\); the mean of no numbers"),
     ],
 )
 def test_nothing_is_stretched(forward, inputs, message):
@@ -183,10 +184,6 @@ def test_numbers_below_one_are_refused(groups):
         nn.group_norm_forward(x, np.ones(6), np.ones(6), groups)
     with pytest.raises(ValueError, match=f"heads is {groups}"):
         nn.attention_forward(x[0], groups)
-    with pytest.raises(ValueError, match=f"stride is {groups}; it must be at least 1"):
-        nn.conv2d_forward(x, np.ones((3, 3, 6, 1)), np.ones(1), groups)
-    with pytest.raises(ValueError, match="qkv has 5 channels; they must be three times"):
-        nn.attention_forward(np.ones((1, 2, 5)), 1)
 
 
 @pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("mse", "cross_entropy")])
