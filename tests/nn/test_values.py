@@ -141,7 +141,7 @@ def test_another_shape_is_refused_with_the_name(name):
         (nn.linear_forward, [(2, 3), (3, 4), (2, 4)], r"b has shape \(2, 4\)"),
         (nn.linear_forward, [(2, 3), (3, 1), (4,)], r"b has shape \(4,\); it must be \(1\)"),
         (nn.linear_forward, [(2, 5, 3), (3, 4), (4,)], r"x has shape \(2, 5, 3\); it must be \(N, I\)"),
-        (nn.linear_forward, [(2, 3), (2, 4), (4,)], r"W has shape \(2, 4\); it must be \(3, O\)"),
+        (nn.linear_forward, [(2, 3), (2, 4), (4,)], r"W has shape \(2, 4\); it must be \(3, 4\)"),
         (nn.conv2d_forward, [(1, 3, 3, 2), (3, 3, 2, 4), (1,)], r"b has shape \(1,\); it must be \(4\)"),
         (nn.conv2d_forward, [(1, 3, 3, 2), (3, 3, 2, 1), (4,)], r"b has shape \(4,\); it must be \(1\)"),
         (nn.add_channels_forward, [(3, 2, 2, 4), (1, 4)], r"e has shape \(1, 4\); it must be \(3, 4\)"),
