@@ -83,7 +83,7 @@ def timesteps(t, shape=None, span="1..T"):
     """
     if (one := whole(t)) is not None:
         return one
-    t = np.asarray(t)
+    t = np.asarray(t, None if np.size(t) else int)                              # [] holds no floats
     if t.dtype.kind not in "iu" or t.ndim != 1 or shape not in (None, t.shape):
         raise ValueError(f"t has shape {t.shape} and dtype {t.dtype}; "
                          f"it must be an int or {shape or '(N,)'} integers in {span}")

@@ -336,6 +336,12 @@ def test_integers_of_every_width_are_timesteps(name):
     assert form([1, 5, 10], x, y).tobytes() == form((1, np.int64(5), 10), x, y).tobytes() == expected
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_no_samples(name):
+    for t in (5,) if name == "posterior_mean" else (5, [], np.ones(0, np.uint8)):
+        assert forms(linear(10))[name](t, np.ones((0, 2)), np.ones((0, 2))).shape == (0, 2)
+
+
 NO_TIMESTEPS = [
     2.0, np.float32(2), True, np.True_, np.array(True), "2", None, np.array([1.0, 2, 3]), [True] * 3,
     [1.0, 2, 3], np.ones(3, bool), [1, 2], np.array([1, 2]), np.array([[1], [2], [3]]), [1, 2, 3, 4],

@@ -55,7 +55,7 @@ def sinusoidal_embedding(t, dim, max_period, dtype):
     Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020, appendix B. Raises ValueError for timesteps
     that are no integers (N,), an odd dim, a max_period that is no positive number, and a dtype of integers.
     """
-    t = np.asarray(t)
+    t = np.asarray(t, None if np.size(t) else int)
     if t.dtype.kind not in "iu" or t.ndim != 1:
         raise ValueError(f"t has shape {t.shape} and dtype {t.dtype}; it must be integers (N,)")
     dtype = np.float64 if np.dtype(dtype).kind == "O" else dtype   # t is data: no object's own sine is needed
@@ -102,7 +102,7 @@ def embedding_lookup_backward(dy, cache):
 
 def check_labels(labels, N, K):
     """labels as an array (N,). Raises ValueError unless they are N integers in 0..K-1; K = 0 takes none."""
-    labels = np.asarray(labels)
+    labels = np.asarray(labels, None if np.size(labels) else int)               # [] holds no floats
     if K == 0:
         raise ValueError(f"labels have shape {labels.shape}; this network has 0 classes and takes no labels")
     if labels.shape != (N,) or labels.dtype.kind not in "iu":

@@ -267,7 +267,9 @@ def test_what_the_embedding_takes():
     for dtype in (list, np.uint8, np.int8, np.uint64, ">i4"):
         t = [1, 5, 120] if dtype is list else np.array([1, 5, 120], dtype)
         np.testing.assert_array_equal(nn.sinusoidal_embedding(t, 6, 100.0, np.float64), expected)
-    assert nn.sinusoidal_embedding(np.ones(0, int), 6, 100.0, np.float64).shape == (0, 6)
+    for t in ([], np.ones(0, int)):
+        assert nn.sinusoidal_embedding(t, 6, 100.0, np.float64).shape == (0, 6)
+    assert nn.embedding_lookup_forward([], np.ones((3, 2)))[0].shape == (0, 2)
     for dtype in (np.int64, np.uint8, bool):
         with pytest.raises(ValueError, match=f"has dtype {np.dtype(dtype)}; it must be floats"):
             nn.sinusoidal_embedding(np.array([1, 5]), 6, 100.0, dtype)
