@@ -255,8 +255,9 @@ def check_data(**arrays):
     """Raise ValueError unless the named arrays hold floats (or complex numbers, or objects) in equal shapes.
 
     Coefficients in the dtype of integers would be zeros. A dtype is known by NumPy's kind of it, or by its
-    name; an array without one is taken.
+    name; an array without one is taken. A Python float stands for an array of any shape.
     """
+    arrays = {name: array for name, array in arrays.items() if not isinstance(array, float)}
     for name, array in arrays.items():
         dtype = getattr(array, "dtype", None)
         if dtype is None:

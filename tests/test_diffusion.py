@@ -287,6 +287,12 @@ def test_complex_numbers_objects_and_foreign_bytes_are_data(name, dtype):
         np.testing.assert_allclose(answer.astype(complex), form(t, x, y), rtol=1e-14)
 
 
+def test_a_float_stands_for_an_array():
+    schedule, x = linear(10), np.ones((3, 2))
+    mean = diffusion.posterior_mean(0.0, x, 5, 3, schedule)
+    np.testing.assert_array_equal(mean, diffusion.posterior_mean(0 * x, x, 5, 3, schedule))
+
+
 class Foreign:
     """An array of another library: its dtype has no name but its text."""
     shape = (3, 2)
