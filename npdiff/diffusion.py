@@ -45,16 +45,14 @@ def q_sample(x0, t, noise, schedule):
     x0, noise (N, ...) -> (N, ...).
     """
     check_data(x0=x0, noise=noise)
-    t = schedule.check_t(t, x0)
-    a, sigma = schedule.scales(t, x0)
+    a, sigma = schedule.scales(t, x0, first=1)
     return a * x0 + sigma * noise
 
 
 def eps_from_x0(x_t, t, x0, schedule):
     """The noise in x_t, if x0 is its clean data:   eps = (x_t - a x_0) / sigma.   (N, ...) -> (N, ...)"""
     check_data(x_t=x_t, x0=x0)
-    t = schedule.check_t(t, x_t)
-    a, sigma = schedule.scales(t, x_t)
+    a, sigma = schedule.scales(t, x_t, first=1)
     return (x_t - a * x0) / sigma
 
 
@@ -79,8 +77,7 @@ def prediction_target(x0, t, noise, schedule, prediction_type):
     """
     check_prediction_type(prediction_type)
     check_data(x0=x0, noise=noise)
-    t = schedule.check_t(t, x0)
-    p, q = PREDICTION_TYPES[prediction_type](*schedule.scales(t, x0))
+    p, q = PREDICTION_TYPES[prediction_type](*schedule.scales(t, x0, first=1))
     return p * x0 + q * noise
 
 
@@ -97,9 +94,8 @@ def x0_from_prediction(x_t, t, prediction, schedule, prediction_type="epsilon"):
     q a = p sigma: there the two equations are the same one.
     """
     check_data(x_t=x_t, prediction=prediction)
-    t = schedule.check_t(t, x_t)
+    a, sigma = schedule.scales(t, x_t, first=1)
     check_signal(schedule, prediction_type, t)
-    a, sigma = schedule.scales(t, x_t)
     p, q = PREDICTION_TYPES[prediction_type](a, sigma)
     return (q * x_t - sigma * prediction) / (q * a - p * sigma)
 
@@ -107,11 +103,11 @@ def x0_from_prediction(x_t, t, prediction, schedule, prediction_type="epsilon"):
 def check_signal(schedule, prediction_type, t=None):
     """Raise ValueError where x_t and the network's answer do not determine x_0: where q a = p sigma.
 
-    t comes from check_t, or is None for all of 1..T. It happens for epsilon at T only, where alpha_bar is
+    t is an int, integers (N,), or None for all of 1..T. It happens for epsilon at T only, where alpha_bar is
     0.
     """
     check_prediction_type(prediction_type)
-    t = np.arange(1, schedule.T + 1) if t is None else t
+    t = np.arange(1, schedule.T + 1) if t is None else schedule.check_t(t)
     a, sigma = schedule.a[t], schedule.sigma[t]
     p, q = PREDICTION_TYPES[prediction_type](a, sigma)
     if np.any(q * a == p * sigma):

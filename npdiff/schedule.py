@@ -50,13 +50,13 @@ class Schedule:
         self.posterior_variance = np.zeros(self.T + 1)
         self.posterior_variance[1:] = beta * (1 - self.alpha_bar[:-1]) / (1 - self.alpha_bar[1:])
 
-    def scales(self, t, x=None):
-        """The two factors in   x_t = a x_0 + sigma eps,   ready to multiply x: (a, sigma), for t in 0..T.
+    def scales(self, t, x=None, first=0):
+        """The two factors in   x_t = a x_0 + sigma eps,   ready to multiply x: (a, sigma), for t in first..T.
 
         For an int t they are Python floats. For integers t (N,) they are arrays (N, 1, ..., 1) in the dtype
         of x.
         """
-        t = self.check_t(t, x, first=0)
+        t = self.check_t(t, x, first)
         return coefficient(self.a, t, x), coefficient(self.sigma, t, x)
 
     def check_t(self, t, x=None, first=1):

@@ -13,9 +13,11 @@ def check_arrays(letters, **arrays):
     for axes, (name, array) in zip(letters.split(), arrays.items(), strict=True):
         if array is None:
             continue
-        shape = array.shape
-        if len(shape) != len(axes) or [n for c, n in zip(axes, shape) if sizes.setdefault(c, n) != n]:
+        fits = len(array.shape) == len(axes)
+        for letter, size in zip(axes, array.shape):
+            fits = fits and sizes.setdefault(letter, size) == size
+        if not fits:
             needed = ", ".join(str(sizes.get(letter, letter)) for letter in axes)
-            raise ValueError(f"{name} has shape {shape}; it must be ({needed})")
+            raise ValueError(f"{name} has shape {array.shape}; it must be ({needed})")
         if array.dtype.kind in "iub":
             raise ValueError(f"{name} has dtype {array.dtype}; it must be floats")

@@ -120,7 +120,7 @@ def with_changed(pair, name, array):
 
 
 # The others stretch nothing, or NumPy itself refuses.
-CHECKED = ["linear", "conv2d", "group_norm", "attention", "add_channels", "fourier", "mse", "cross_entropy"]
+CHECKED = ["linear", "conv2d", "group_norm", "attention", "add_channels", "mse", "cross_entropy"]
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -141,7 +141,7 @@ def test_another_shape_is_refused_with_the_name(name):
         (nn.linear_forward, [(2, 3), (3, 4), (2, 4)], r"b has shape \(2, 4\)"),
         (nn.linear_forward, [(2, 3), (3, 1), (4,)], r"b has shape \(4,\); it must be \(1\)"),
         (nn.linear_forward, [(2, 5, 3), (3, 4), (4,)], r"x has shape \(2, 5, 3\); it must be \(N, I\)"),
-        (nn.linear_forward, [(2, 3), (2, 4), (4,)], r"W has shape \(2, 4\); it must be \(3, 4\)"),
+        (nn.linear_forward, [(2, 3), (2, 4), (4,)], r"W has shape \(2, 4\); it must be \(3, O\)"),
         (nn.conv2d_forward, [(1, 3, 3, 2), (3, 3, 2, 4), (1,)], r"b has shape \(1,\); it must be \(4\)"),
         (nn.conv2d_forward, [(1, 3, 3, 2), (3, 3, 2, 1), (4,)], r"b has shape \(4,\); it must be \(1\)"),
         (nn.add_channels_forward, [(3, 2, 2, 4), (1, 4)], r"e has shape \(1, 4\); it must be \(3, 4\)"),
@@ -271,7 +271,7 @@ def test_what_the_embedding_takes():
         assert nn.sinusoidal_embedding(t, 6, 100.0, np.float64).shape == (0, 6)
     assert nn.embedding_lookup_forward([], np.ones((3, 2)))[0].shape == (0, 2)
     for dtype in (np.int64, np.uint8, bool):
-        with pytest.raises(ValueError, match=f"has dtype {np.dtype(dtype)}; it must be floats"):
+        with pytest.raises(ValueError, match=f"dtype is {np.dtype(dtype)}; it must be floats"):
             nn.sinusoidal_embedding(np.array([1, 5]), 6, 100.0, dtype)
     np.testing.assert_array_equal(nn.sinusoidal_embedding([1, 5, 120], 6, 100.0, object), expected)
     for t in (np.array([1.0]), [True], 5, np.array([[1]])):
