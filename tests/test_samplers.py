@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npdiff.samplers import SAMPLERS, ancestral, ddim, guided, time_pairs, to_x0_eps
+from npdiff.samplers import SAMPLERS, ancestral, ddim, guided, half_log_snr, time_pairs, to_x0_eps
 from npdiff.sampling import Sampling, sample
-from npdiff.schedule import linear, rescaled_linear
+from npdiff.schedule import linear, rescaled_linear, zero_snr_linear
 
 
 def denoise_gaussian(mean, variance, schedule):
@@ -252,3 +252,13 @@ def test_what_ddim_refuses(pairs, eta, message):
     schedule = linear(10)
     with pytest.raises(ValueError, match=message):
         next(ddim(denoise_gaussian(0.0, 1.0, schedule), np.ones((3, 2)), schedule, None, pairs, eta))
+
+
+def test_half_log_snr():
+    """The log of a / sigma at every t of 0..T, and no other t wraps round to the end of the table."""
+    schedule = zero_snr_linear(10)
+    assert half_log_snr(0, schedule) == np.inf and half_log_snr(10, schedule) == -np.inf
+    assert half_log_snr(np.uint8(4), schedule) == pytest.approx(np.log(schedule.a[4] / schedule.sigma[4]))
+    for t in (-1, 11):
+        with pytest.raises(ValueError, match=f"t is {t}; it must lie in 0..10"):
+            half_log_snr(t, schedule)
