@@ -32,7 +32,7 @@ from npdiff.rng import generator
 from npdiff.schedule import make_schedule
 from npdiff.training import new_denoiser, train
 
-NETWORK = unet.Config(widths=(8, 16, 16), attention_levels=0, time_dim=32, embedding_dim=32)
+NETWORK = unet.Config(widths=(8, 16, 16), groups=4, attention_levels=0, time_dim=32, embedding_dim=32)
 SKIPS = {"with skips": True, "without": False}
 LINES = {"with skips": ("-", "tab:blue"), "without": ("--", "tab:orange")}
 SHOWN = (20, 80)            # timesteps at which x0_hat is shown, of 200

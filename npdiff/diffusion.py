@@ -5,14 +5,15 @@ x_0 is clean data and eps is standard normal noise. With a = sqrt(alpha_bar) and
     x_t = a x_0 + sigma eps
 
 Everything here follows from this line. t is an int (one timestep for the whole batch; x may be any backend's
-array) or an integer NumPy array (N,) with one timestep per sample (x is then a NumPy array (N, ...)).
+array) or an integer NumPy array (N,) with one timestep per sample (x is then a NumPy array (N, ...)). Data,
+noise and predictions are floats; integers are refused, as are unequal shapes and timesteps outside 1..T.
 """
 
 import math
 
 import numpy as np
 
-from npdiff.schedule import coefficient
+from npdiff.schedule import coefficient, whole
 
 
 def forward_step(x_prev, t, noise, schedule):
@@ -20,10 +21,10 @@ def forward_step(x_prev, t, noise, schedule):
 
         x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) noise        (Ho et al. 2020, eq. 2)
 
-    x_prev, noise (N, ...) -> (N, ...). Raises ValueError for t outside 1..T or for unequal shapes.
+    x_prev, noise (N, ...) -> (N, ...).
     """
-    schedule.check_t(t)
-    check_same_shape(x_prev=x_prev, noise=noise)
+    check_data(x_prev=x_prev, noise=noise)
+    t = schedule.check_t(t, x_prev)
     beta = coefficient(schedule.beta, t, x_prev)
     return (1 - beta) ** 0.5 * x_prev + beta ** 0.5 * noise
 
@@ -41,18 +42,17 @@ def q_sample(x0, t, noise, schedule):
     So two steps are one step whose alpha is the product of both. All t steps: the product is alpha_bar_t, the
     factor of x_0 is sqrt(alpha_bar_t) = a, and the variance of the noise is 1 - alpha_bar_t = sigma^2.
 
-    x0, noise (N, ...) -> (N, ...). Raises ValueError for t outside 1..T or for unequal shapes.
+    x0, noise (N, ...) -> (N, ...).
     """
-    schedule.check_t(t)
-    check_same_shape(x0=x0, noise=noise)
-    a, sigma = schedule.scales(t, x0)
+    check_data(x0=x0, noise=noise)
+    a, sigma = schedule.scales(t, x0, first=1)
     return a * x0 + sigma * noise
 
 
 def eps_from_x0(x_t, t, x0, schedule):
     """The noise in x_t, if x0 is its clean data:   eps = (x_t - a x_0) / sigma.   (N, ...) -> (N, ...)"""
-    schedule.check_t(t)
-    a, sigma = schedule.scales(t, x_t)
+    check_data(x_t=x_t, x0=x0)
+    a, sigma = schedule.scales(t, x_t, first=1)
     return (x_t - a * x0) / sigma
 
 
@@ -76,7 +76,8 @@ def prediction_target(x0, t, noise, schedule, prediction_type):
     x0, noise (N, ...) -> (N, ...). Raises ValueError for an unknown prediction_type.
     """
     check_prediction_type(prediction_type)
-    p, q = PREDICTION_TYPES[prediction_type](*schedule.scales(t, x0))
+    check_data(x0=x0, noise=noise)
+    p, q = PREDICTION_TYPES[prediction_type](*schedule.scales(t, x0, first=1))
     return p * x0 + q * noise
 
 
@@ -89,12 +90,12 @@ def x0_from_prediction(x_t, t, prediction, schedule, prediction_type="epsilon"):
         x_0 = (q x_t - sigma prediction) / (q a - p sigma)
     For epsilon this is (x_t - sigma eps) / a. For v_prediction it is a x_t - sigma v, as a^2 + sigma^2 = 1.
 
-    x_t, prediction (N, ...) -> (N, ...). Raises ValueError for an unknown prediction_type, for t outside
-    1..T, and where q a = p sigma: there the two equations are the same one.
+    x_t, prediction (N, ...) -> (N, ...). Raises ValueError for an unknown prediction_type, and where
+    q a = p sigma: there the two equations are the same one.
     """
-    schedule.check_t(t)
+    check_data(x_t=x_t, prediction=prediction)
+    a, sigma = schedule.scales(t, x_t, first=1)
     check_signal(schedule, prediction_type, t)
-    a, sigma = schedule.scales(t, x_t)
     p, q = PREDICTION_TYPES[prediction_type](a, sigma)
     return (q * x_t - sigma * prediction) / (q * a - p * sigma)
 
@@ -106,7 +107,7 @@ def check_signal(schedule, prediction_type, t=None):
     0.
     """
     check_prediction_type(prediction_type)
-    t = np.arange(1, schedule.T + 1) if t is None else t
+    t = np.arange(1, schedule.T + 1) if t is None else schedule.check_t(t)
     a, sigma = schedule.a[t], schedule.sigma[t]
     p, q = PREDICTION_TYPES[prediction_type](a, sigma)
     if np.any(q * a == p * sigma):
@@ -159,6 +160,9 @@ def loss_weights(schedule, prediction_type, loss_weight, gamma=5.0):
     An error of eps is a_t / sigma_t times that of x_0, and a_t^2 = alpha_t a_{t-1}^2, so it has the weight
         beta_t / (2 alpha_t sigma_t^2)                             (Ho et al. 2020, eq. 12)
     Without this weight the loss is L_simple.
+
+    Where alpha_bar_T = 0, snr and the r^2 of epsilon are 0 at T, and the weights are their limits. At every
+    snr up to gamma, min_snr is snr / snr = 1. vlb grows without bound: it is inf.
     """
     check_loss_weight(loss_weight)
     weights = np.zeros(schedule.T + 1)
@@ -167,7 +171,9 @@ def loss_weights(schedule, prediction_type, loss_weight, gamma=5.0):
         return weights
     of_x0 = {"min_snr": np.minimum(schedule.snr[1:], gamma),
              "vlb": schedule.alpha_bar[:-1] * schedule.beta[1:] / (2 * schedule.sigma[1:] ** 4)}[loss_weight]
-    weights[1:] = of_x0 / squared_error_ratio(schedule, prediction_type)[1:]
+    ratio = squared_error_ratio(schedule, prediction_type)[1:]
+    weights[1:] = {"min_snr": 1, "vlb": np.inf}[loss_weight]
+    np.divide(of_x0, ratio, out=weights[1:], where=ratio > 0)
     return weights
 
 
@@ -181,7 +187,9 @@ def transition_beta(t, s, schedule):
     """The variance of the noise that leads from x_s to x_t, for ints s < t, a float.
 
         beta_{t|s} = 1 - alpha_bar_t / alpha_bar_s                 beta_{t|t-1} is beta_t
+    Raises ValueError, as all functions of a jump do, unless 0 <= s < t <= T.
     """
+    t, s = check_jump(t, s, schedule)
     return float(1 - schedule.alpha_bar[t] / schedule.alpha_bar[s])
 
 
@@ -200,6 +208,8 @@ def posterior_mean(x_t, x0, t, s, schedule):
           = a_s beta / sigma_t^2 x_0  +  sqrt(alpha) sigma_s^2 / sigma_t^2 x_t
     For s = 0 it is x_0.
     """
+    check_data(x_t=x_t, x0=x0)
+    t, s = check_jump(t, s, schedule)
     beta = transition_beta(t, s, schedule)
     alpha_bar_t, alpha_bar_s = float(schedule.alpha_bar[t]), float(schedule.alpha_bar[s])
     of_x0 = alpha_bar_s ** 0.5 * beta / (1 - alpha_bar_t)
@@ -213,6 +223,7 @@ def posterior_variance(t, s, schedule):
 
         beta_{t|s} sigma_s^2 / sigma_t^2                           zero for s = 0
     """
+    t, s = check_jump(t, s, schedule)
     return transition_beta(t, s, schedule) * float((1 - schedule.alpha_bar[s]) / (1 - schedule.alpha_bar[t]))
 
 
@@ -223,8 +234,35 @@ def prior_kl(x0, schedule):
         KL = (log(w / v) + v / w - 1 + (m - n)^2 / w) / 2
     Here m = a_T x_0, v = sigma_T^2, n = 0 and w = 1. It is zero where alpha_bar_T is zero.
     """
+    check_data(x0=x0)
     alpha_bar = float(schedule.alpha_bar[schedule.T])
     return (-math.log1p(-alpha_bar) - alpha_bar + alpha_bar * float((x0 * x0).mean())) / 2
+
+
+def check_jump(t, s, schedule):
+    """t and s as Python ints. Raises ValueError unless they are integers with 0 <= s < t <= T."""
+    ints = whole(t), whole(s)
+    if None in ints or not 0 <= ints[1] < ints[0] <= schedule.T:
+        raise ValueError(f"t is {t} and s is {s}; they must be integers, 0 <= s < t <= {schedule.T}")
+    return ints
+
+
+def check_data(**arrays):
+    """Raise ValueError unless the named arrays hold floats (or complex numbers, or objects) in equal shapes.
+
+    Coefficients in the dtype of integers would be zeros. A dtype is known by NumPy's kind of it, or by its
+    name; an array without one is taken. A Python float stands for an array of any shape.
+    """
+    arrays = {name: array for name, array in arrays.items() if not isinstance(array, float)}
+    for name, array in arrays.items():
+        dtype = getattr(array, "dtype", None)
+        if dtype is None:
+            dtype, right = type(array).__name__, type(array) not in (bool, int, list, tuple)
+        else:
+            right = getattr(dtype, "kind", "-") in "fcO" or "float" in str(dtype) or "complex" in str(dtype)
+        if not right:
+            raise ValueError(f"{name} is {dtype}; it must be an array of floats")
+    check_same_shape(**arrays)
 
 
 def check_same_shape(**arrays):

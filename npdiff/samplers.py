@@ -3,18 +3,21 @@
 All walk one list of jumps, `pairs`, from time_pairs, and all see the network as one function, denoise(x, t)
 -> (x0, eps), from to_x0_eps: the clean data and the noise that the network finds in x. noise(t) gives
 standard normal noise in the shape of x. Only operators touch x, so x may be any backend's array. In the
-docstrings a = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), so x_t = a_t x_0 + sigma_t eps.
+docstrings a = sqrt(alpha_bar) and sigma = sqrt(1 - alpha_bar), so x_t = a_t x_0 + sigma_t eps. All raise
+ValueError for jumps that are no chain down from t <= T; ddim alone also goes up.
 """
 
 import math
 
 from npdiff.diffusion import (
+    check_jump,
     eps_from_x0,
     posterior_mean,
     posterior_variance,
     transition_beta,
     x0_from_prediction,
 )
+from npdiff.schedule import whole
 
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
 
@@ -31,9 +34,9 @@ def time_pairs(T, steps=None, timestep_spacing="trailing"):
     the spacings that diffusers knows by these names (Lin et al. 2024, table 2). Raises ValueError unless 1 <=
     steps <= T, and 2 <= steps for linspace.
     """
-    steps = T if steps is None else steps
-    if not 1 <= steps <= T:
-        raise ValueError(f"steps is {steps}; a sampler of this schedule takes 1..{T}")
+    steps, given = T if steps is None else whole(steps), steps
+    if steps is None or not 1 <= steps <= T:
+        raise ValueError(f"steps is {given}; a sampler of this schedule takes 1..{T}")
     if timestep_spacing not in TIMESTEP_SPACINGS:
         raise ValueError(f"timestep_spacing is {timestep_spacing!r}; "
                          f"it must be one of {', '.join(TIMESTEP_SPACINGS)}")
@@ -88,6 +91,7 @@ def ancestral(denoise, x, schedule, noise, pairs, variance="posterior"):
     one point. The last jump adds no noise: x_0 is its mean. Raises ValueError for another variance.
     """
     check_variance(variance)
+    check_jumps(pairs, schedule)
     yield pairs[0][0], x
     for t, s in pairs:
         x0, _ = denoise(x, t)
@@ -107,11 +111,18 @@ def ddim(denoise, x, schedule, noise, pairs, eta=0.0):
         x_s = a_s x0 + sqrt(sigma_s^2 - d^2) eps + d noise         variance  sigma_s^2 - d^2 + d^2 = sigma_s^2
     with d = eta sqrt(posterior variance). eta = 0 draws no noise: the same x_T gives the same x_0. eta = 1 is
     the ancestral sampler with the posterior variance.
+
+    With eta = 0 it also goes up: pairs = [(s, t) for t, s in reversed(time_pairs(T, steps))] leads data x_0
+    to the x_T from which the same jumps down lead back to it, up to an error that falls as steps grow.
+    At t = 0 no network is asked: x is x_0, and it says nothing about the noise, whose mean is 0.
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; it must lie in [0, 1]")
+    check_jumps(pairs, schedule, upward=eta == 0)
     yield pairs[0][0], x
     for t, s in pairs:
-        x0, eps = denoise(x, t)
-        d = eta * posterior_variance(t, s, schedule) ** 0.5
+        x0, eps = denoise(x, t) if t > 0 else (x, 0.0 * x)
+        d = eta * posterior_variance(t, s, schedule) ** 0.5 if eta else 0.0
         alpha_bar = float(schedule.alpha_bar[s])
         x = alpha_bar ** 0.5 * x0 + max(1 - alpha_bar - d ** 2, 0) ** 0.5 * eps
         if d > 0:
@@ -138,6 +149,7 @@ def heun(denoise, x, schedule, noise, pairs):
     Euler's, as no network is trained at 0; it costs little where the noise at the last stop is small. Order
     at t = 0, measured with an exact denoiser: 2.0 on the karras schedule, 1.0 on sigmoid.
     """
+    check_jumps(pairs, schedule)
     yield pairs[0][0], x
     for t, s in pairs:
         (a_t, sigma_t), (a_s, sigma_s) = schedule.scales(t), schedule.scales(s)
@@ -165,6 +177,7 @@ def dpm_solver_pp(denoise, x, schedule, noise, pairs):
     No noise, one prediction a jump. The error falls with steps^-2 at every t > 0; for t = 0 see heun. Order
     at t = 0, measured with an exact denoiser: 2.1 on the karras schedule, 1.1 on sigmoid.
     """
+    check_jumps(pairs, schedule)
     yield pairs[0][0], x
     x0_previous = h_previous = None
     for t, s in pairs:
@@ -186,6 +199,7 @@ def naive_skip(denoise, x, schedule, noise, pairs):
     It is right only where s = t - 1. Elsewhere it removes the noise of one step out of t - s, so x holds more
     noise than the network expects at s.
     """
+    check_jumps(pairs, schedule)
     yield pairs[0][0], x
     for t, s in pairs:
         x0, _ = denoise(x, t)
@@ -195,9 +209,24 @@ def naive_skip(denoise, x, schedule, noise, pairs):
         yield s, x
 
 
+def check_jumps(pairs, schedule, upward=False):
+    """Raise ValueError unless pairs are jumps (t, s), T >= t > s >= 0, and each starts where the last ended.
+
+    upward allows s > t as well.
+    """
+    end = None
+    for t, s in pairs:
+        check_jump(*((s, t) if upward and s > t else (t, s)), schedule)
+        if end not in (None, t):
+            raise ValueError(f"a jump ends at {end} and the next starts at {t}; they must be equal")
+        end = s
+    if end is None:
+        raise ValueError("pairs is empty; it must hold at least one jump (t, s)")
+
+
 def half_log_snr(t, schedule):
     """lambda_t = log(a_t / sigma_t), a float: inf at t = 0, -inf where alpha_bar_t = 0."""
-    snr = float(schedule.snr[t])
+    snr = float(schedule.snr[schedule.check_t(t, first=0)])
     return math.log(snr) / 2 if snr else -math.inf
 
 

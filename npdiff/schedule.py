@@ -5,6 +5,8 @@ has T + 1 entries, so alpha_bar[t] needs no offset, and alpha_bar[0] = 1. (diffu
 `timestep` is our t - 1.)
 """
 
+import operator
+
 import numpy as np
 
 
@@ -48,36 +50,64 @@ class Schedule:
         self.posterior_variance = np.zeros(self.T + 1)
         self.posterior_variance[1:] = beta * (1 - self.alpha_bar[:-1]) / (1 - self.alpha_bar[1:])
 
-    def scales(self, t, x=None):
-        """The two factors in   x_t = a x_0 + sigma eps,   ready to multiply x: (a, sigma).
+    def scales(self, t, x=None, first=0):
+        """The two factors in   x_t = a x_0 + sigma eps,   ready to multiply x: (a, sigma), for t in first..T.
 
         For an int t they are Python floats. For integers t (N,) they are arrays (N, 1, ..., 1) in the dtype
         of x.
         """
+        t = self.check_t(t, x, first)
         return coefficient(self.a, t, x), coefficient(self.sigma, t, x)
 
-    def check_t(self, t):
-        """Raise ValueError unless t, an int or an integer array, lies in 1..T."""
-        t = np.asarray(t)
-        if t.dtype.kind not in "iu":
-            raise ValueError(f"t has dtype {t.dtype}; timesteps are integers in 1..{self.T}")
-        if t.size and (t.min() < 1 or t.max() > self.T):
-            wrong = t[(t < 1) | (t > self.T)].flat[0]
-            raise ValueError(f"t is {wrong}; it must lie in 1..{self.T}")
+    def check_t(self, t, x=None, first=1):
+        """t as timesteps gives it, for the samples x if given.
+
+        Raises ValueError as timesteps does, and unless t lies in first..T.
+        """
+        t = timesteps(t, None if x is None else np.shape(x)[:1], f"{first}..{self.T}")
+        if isinstance(t, int):
+            outside = [] if first <= t <= self.T else [t]
+        else:
+            outside = t[(t < first) | (t > self.T)]
+        if len(outside):
+            raise ValueError(f"t is {outside[0]}; it must lie in {first}..{self.T}")
+        return t
+
+
+def timesteps(t, shape=None, span="1..T"):
+    """t as a Python int, or as an integer array (N,). What counts as a timestep is decided here alone.
+
+    One number with __index__ is an int: an int, a NumPy integer, an array () of integers. An array or a list
+    of integers of any width is one timestep for each sample. Raises ValueError for all else: a float, a bool,
+    or another shape than `shape`, where that is given.
+    """
+    if (one := whole(t)) is not None:
+        return one
+    t = np.asarray(t, None if np.size(t) else int)                              # [] holds no floats
+    if t.dtype.kind not in "iu" or t.ndim != 1 or shape not in (None, t.shape):
+        raise ValueError(f"t has shape {t.shape} and dtype {t.dtype}; "
+                         f"it must be an int or {shape or '(N,)'} integers in {span}")
+    return t
+
+
+def whole(value):
+    """The Python int that a value is, or None: it must be one number with __index__, and no bool."""
+    if "bool" in str(getattr(value, "dtype", type(value))) or getattr(value, "ndim", 0):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def coefficient(table, t, x):
     """table[t], ready to multiply x: a Python float for an int t, else an array (N, 1, ..., 1) in the dtype
-    of x.
+    of x. t comes from check_t.
 
     A Python float keeps the dtype of x. A float64 scalar would turn float32 into float64.
-    Raises ValueError if t is an array of another length than x.
     """
     if isinstance(t, int):
         return float(table[t])
-    if np.shape(t) != np.shape(x)[:1]:
-        raise ValueError(f"t has shape {np.shape(t)}; for x of shape {np.shape(x)} "
-                         f"it must be an int or {np.shape(x)[:1]}")
     return table[t].astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -198,7 +228,7 @@ def make_schedule(name, num_train_timesteps):
 
 
 def check_num_train_timesteps(T):
-    """Return T. Raise ValueError unless it is an integer of at least 2."""
-    if not isinstance(T, (int, np.integer)) or isinstance(T, bool) or T < 2:
+    """T as a Python int. Raises ValueError unless it is an integer of at least 2."""
+    if whole(T) is None or whole(T) < 2:
         raise ValueError(f"num_train_timesteps is {T!r}; it must be an integer of at least 2")
-    return T
+    return whole(T)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npdiff import diffusion
-from npdiff.schedule import SCHEDULES, cosine, linear, make_schedule, straight
+from npdiff.schedule import SCHEDULES, Schedule, cosine, linear, make_schedule, straight
 
 
 def test_the_chain_leads_to_the_closed_form():
@@ -242,3 +242,162 @@ def test_refuses_shapes_and_t(function):
             function(np.ones((3, 2)), t, np.ones((3, 2)), schedule)
     with pytest.raises(ValueError, match=r"t has shape \(2,\)"):
         function(np.ones((3, 2)), np.array([1, 2]), np.ones((3, 2)), schedule)
+
+
+def forms(schedule):
+    """Every closed form as a function of (t, first array, second array)."""
+    return {
+        "forward_step": lambda t, x, y: diffusion.forward_step(x, t, y, schedule),
+        "q_sample": lambda t, x, y: diffusion.q_sample(x, t, y, schedule),
+        "eps_from_x0": lambda t, x, y: diffusion.eps_from_x0(x, t, y, schedule),
+        "prediction_target": lambda t, x, y: diffusion.prediction_target(x, t, y, schedule, "v_prediction"),
+        "x0_from_prediction": lambda t, x, y: diffusion.x0_from_prediction(x, t, y, schedule),
+        "posterior_mean": lambda t, x, y: diffusion.posterior_mean(x, y, t, 1, schedule),
+    }
+
+
+FORMS = list(forms(linear(10)))
+OF_ARRAYS = [name for name in FORMS if name != "posterior_mean"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("dtype", [int, np.uint8, bool])
+def test_data_of_integers_is_refused(name, dtype):
+    form, floats = forms(linear(10))[name], np.ones((3, 2))
+    for x, y in ((floats.astype(dtype), floats), (floats, floats.astype(dtype))):
+        with pytest.raises(ValueError, match=f"is {np.dtype(dtype)}; it must be an array of floats"):
+            form(5, x, y)
+    for x in (1, [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match=f"is {type(x).__name__}; it must be an array of floats"):
+            form(5, x, floats)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_unequal_shapes_are_refused(name):
+    with pytest.raises(ValueError, match=r"shape \(3, 2\); .* shape \(1, 2\); they must be equal"):
+        forms(linear(10))[name](5, np.ones((3, 2)), np.ones((1, 2)))
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("dtype", [np.complex128, ">f8", object])
+def test_complex_numbers_objects_and_foreign_bytes_are_data(name, dtype):
+    form, (x, y) = forms(linear(10))[name], np.random.default_rng(0).standard_normal((2, 3, 2))
+    for t in (5,) if name == "posterior_mean" else (5, np.array([2, 5, 9])):
+        answer = form(t, x.astype(dtype), y.astype(dtype))
+        np.testing.assert_allclose(answer.astype(complex), form(t, x, y), rtol=1e-14)
+
+
+def test_a_float_stands_for_an_array():
+    schedule, x = linear(10), np.ones((3, 2))
+    mean = diffusion.posterior_mean(0.0, x, 5, 3, schedule)
+    np.testing.assert_array_equal(mean, diffusion.posterior_mean(0 * x, x, 5, 3, schedule))
+
+
+class Foreign:
+    """An array of another library: its dtype has no name but its text."""
+    shape = (3, 2)
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def __rmul__(self, factor):
+        return self
+
+    __add__ = __sub__ = __truediv__ = __rmul__
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_arrays_of_other_libraries(name):
+    form, right = forms(linear(10))[name], Foreign("library.float32")
+    assert form(5, right, right) is right
+    for dtype in ("library.int64", "library.bool"):
+        with pytest.raises(ValueError, match=f"is {dtype}; it must be an array of floats"):
+            form(5, right, Foreign(dtype))
+
+
+class Index:
+    """Something that is an integer to Python."""
+
+    def __index__(self):
+        return 7
+
+
+SEVENS = [np.int64(7), np.uint8(7), np.int16(7), np.array(7), np.array(7, np.uint32), Index()]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_whatever_has_index_is_one_timestep(name):
+    form, (x, y) = forms(linear(10))[name], np.random.default_rng(0).standard_normal((2, 3, 2)).astype("f4")
+    for t in SEVENS:
+        answer = form(t, x, y)
+        assert answer.dtype == np.float32 and answer.tobytes() == form(7, x, y).tobytes()
+
+
+@pytest.mark.parametrize("name", OF_ARRAYS)
+def test_integers_of_every_width_are_timesteps(name):
+    form, (x, y) = forms(linear(10))[name], np.random.default_rng(0).standard_normal((2, 3, 2)).astype("f4")
+    expected = form(np.array([1, 5, 10]), x, y).tobytes()
+    for dtype in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.uint64, ">i8"):
+        assert form(np.array([1, 5, 10], dtype), x, y).tobytes() == expected
+    assert form([1, 5, 10], x, y).tobytes() == form((1, np.int64(5), 10), x, y).tobytes() == expected
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_samples(name):
+    for t in (5,) if name == "posterior_mean" else (5, [], np.ones(0, np.uint8)):
+        assert forms(linear(10))[name](t, np.ones((0, 2)), np.ones((0, 2))).shape == (0, 2)
+
+
+NO_TIMESTEPS = [
+    2.0, np.float32(2), True, np.True_, np.array(True), "2", None, np.array([1.0, 2, 3]), [True] * 3,
+    [1.0, 2, 3], np.ones(3, bool), [1, 2], np.array([1, 2]), np.array([[1], [2], [3]]), [1, 2, 3, 4],
+]
+
+
+@pytest.mark.parametrize("name", OF_ARRAYS)
+@pytest.mark.parametrize("t", NO_TIMESTEPS, ids=repr)
+def test_all_else_is_no_timestep_in_the_same_words(name, t):
+    words = r"^t has shape .* and dtype .*; it must be an int or \(3,\) integers in [01]\.\.10$"
+    with pytest.raises(ValueError, match=words):
+        forms(linear(10))[name](t, np.ones((3, 2)), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("name", OF_ARRAYS)
+def test_timesteps_outside_the_schedule_are_refused(name):
+    arrays = np.array([1, 0, 3]), np.array([1, -1, 3], np.int8), np.array([1, 11, 3], np.uint8)
+    for t, value in zip((0, -1, 11, *arrays), (0, -1, 11, 0, -1, 11), strict=True):
+        with pytest.raises(ValueError, match=rf"^t is {value}; it must lie in 1\.\.10"):
+            forms(linear(10))[name](t, np.ones((3, 2)), np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("t, s", [(5, 5), (5, 10), (5, -1), (0, 0), (11, 3), (-1, -2), (5.0, 3), (5, True)])
+def test_jumps_that_do_not_lead_down_are_refused(t, s):
+    schedule, x = linear(10), np.ones((3, 2))
+    for function in (
+        lambda: diffusion.transition_beta(t, s, schedule),
+        lambda: diffusion.posterior_variance(t, s, schedule),
+        lambda: diffusion.posterior_mean(x, x, t, s, schedule),
+    ):
+        message = f"^t is {t} and s is {s}; they must be integers, 0 <= s < t <= 10"
+        with pytest.raises(ValueError, match=message):
+            function()
+
+
+def test_the_divergence_of_bytes_is_refused():
+    """The square of a byte would wrap round."""
+    with pytest.raises(ValueError, match="x0 is uint8; it must be an array of floats"):
+        diffusion.prior_kl(np.full((3, 2), 200, np.uint8), linear(10))
+
+
+@pytest.mark.parametrize("prediction_type", diffusion.PREDICTION_TYPES)
+def test_loss_weights_where_no_signal_is_left(prediction_type):
+    """alpha_bar_T = 0, and tables that go to it: the weights at T go to those of alpha_bar_T = 0."""
+    for name, at_zero in {"min_snr": prediction_type == "epsilon", "simple": 1}.items():
+        weights = diffusion.loss_weights(straight(10), prediction_type, name)
+        assert np.isfinite(weights).all() and weights[10] == at_zero
+        for beta_T in (1 - 1e-12, 1 - 2 ** -53):
+            close = Schedule(np.append(straight(10).beta[1:-1], beta_T))
+            weight = diffusion.loss_weights(close, prediction_type, name)[10]
+            assert weight == pytest.approx(float(at_zero), abs=1e-10)
+    vlb = diffusion.loss_weights(straight(10), prediction_type, "vlb")
+    assert np.isfinite(vlb[:10]).all() and np.isinf(vlb[10]) == (prediction_type == "epsilon")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from npdiff.samplers import ancestral, guided, time_pairs, to_x0_eps
+from npdiff.samplers import SAMPLERS, ancestral, ddim, guided, half_log_snr, time_pairs, to_x0_eps
 from npdiff.sampling import Sampling, sample
-from npdiff.schedule import linear, rescaled_linear
+from npdiff.schedule import linear, rescaled_linear, zero_snr_linear
 
 
 def denoise_gaussian(mean, variance, schedule):
@@ -132,7 +132,7 @@ def test_refused_spacings(steps, spacing, message):
         time_pairs(10, steps, spacing)
 
 
-@pytest.mark.parametrize("steps", [0, -1, 11])
+@pytest.mark.parametrize("steps", [0, -1, 11, 2.0, True, "5"])
 def test_refuses_steps(steps):
     with pytest.raises(ValueError, match="takes 1..10"):
         time_pairs(10, steps)
@@ -206,3 +206,59 @@ def test_from_data_the_chain_begins_at_the_true_x_T(tiny):
         np.testing.assert_allclose(x, schedule.a[t] * x0 + schedule.sigma[t] * noise, atol=1e-6)
     with pytest.raises(ValueError, match=r"x0 has shape \(\); it must be \(5, 2\)"):
         sample(denoiser, backend, recipe, 5, 0, sampling=Sampling(start="data"))
+
+
+def test_denoise_refuses_integers():
+    """An image of integers, or an answer of integers: in the words of the closed forms."""
+    schedule, floats, integers = linear(10), np.ones((3, 2)), np.ones((3, 2), int)
+    for predict, x in ((lambda x, t: 1.0 * x, integers), (lambda x, t: integers, floats)):
+        with pytest.raises(ValueError, match="is int64; it must be an array of floats"):
+            to_x0_eps(predict, schedule)(x, 5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "pairs, message",
+    [
+        ([(5, 5)], "t is 5 and s is 5; they must be integers, 0 <= s < t <= 10"),
+        ([(11, 3), (3, 0)], "t is 11 and s is 3"),
+        ([(10, -1)], "t is 10 and s is -1"),
+        ([(10.0, 0)], "t is 10.0 and s is 0"),
+        ([(10, 5), (4, 0)], "a jump ends at 5 and the next starts at 4; they must be equal"),
+        ([], "pairs is empty; it must hold at least one jump"),
+    ],
+)
+def test_jumps_that_are_no_chain_are_refused(name, pairs, message):
+    schedule = linear(10)
+    chain = SAMPLERS[name](denoise_gaussian(0.0, 1.0, schedule), np.ones((3, 2)), schedule, None, pairs)
+    with pytest.raises(ValueError, match=message):
+        next(chain)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "ddim"])
+def test_only_ddim_goes_up(name):
+    schedule = linear(10)
+    for pairs in ([(3, 5)], [(0, 5), (5, 10)]):
+        chain = SAMPLERS[name](denoise_gaussian(0.0, 1.0, schedule), np.ones((3, 2)), schedule, None, pairs)
+        with pytest.raises(ValueError, match="they must be integers, 0 <= s < t <= 10"):
+            next(chain)
+
+
+@pytest.mark.parametrize("pairs, eta, message", [
+    ([(3, 5)], 0.5, "t is 3 and s is 5"), ([(5, 0)], 1.5, "eta is 1.5"), ([(5, 0)], -0.5, "eta is -0.5"),
+    ([(3, 11)], 0.0, "t is 11 and s is 3"), ([(-1, 3)], 0.0, "t is 3 and s is -1"),
+])
+def test_what_ddim_refuses(pairs, eta, message):
+    schedule = linear(10)
+    with pytest.raises(ValueError, match=message):
+        next(ddim(denoise_gaussian(0.0, 1.0, schedule), np.ones((3, 2)), schedule, None, pairs, eta))
+
+
+def test_half_log_snr():
+    """The log of a / sigma at every t of 0..T, and no other t wraps round to the end of the table."""
+    schedule = zero_snr_linear(10)
+    assert half_log_snr(0, schedule) == np.inf and half_log_snr(10, schedule) == -np.inf
+    assert half_log_snr(np.uint8(4), schedule) == pytest.approx(np.log(schedule.a[4] / schedule.sigma[4]))
+    for t in (-1, 11):
+        with pytest.raises(ValueError, match=f"t is {t}; it must lie in 0..10"):
+            half_log_snr(t, schedule)

@@ -219,3 +219,44 @@ def test_naive_skip_is_wrong_and_only_where_it_skips():
     assert all_steps == pytest.approx(0.01, rel=0.2)
     assert skipping[0] > 2 * all_steps and skipping[1] > 4 * skipping[0] and skipping[2] > 3 * skipping[1]
     assert all(variance(ddim, k) < 0.011 for k in (1, 2, 5, 20))
+
+
+def inverted(x0, schedule, steps):
+    """x_0 led up to x_T by ddim, and x_T led down again with the same jumps."""
+    denoise, pairs = denoise_by(MIXTURE, schedule), time_pairs(schedule.T, steps)
+    *_, (t, x_T) = ddim(denoise, x0, schedule, None, [(s, t) for t, s in reversed(pairs)])
+    assert t == schedule.T
+    return x_T, last(ddim(denoise, x_T, schedule, None, pairs))
+
+
+@pytest.mark.parametrize("name", ["karras", "rescaled_linear", "cosine", "straight"])
+def test_ddim_inverts_itself(name):
+    """Up and down again is the way back: the error halves with twice as many steps, and so does the distance
+    of x_T from the end of the exact flow. x_T is distributed as normal noise.
+    """
+    schedule, x0 = make_schedule(name, 320), MIXTURE.sample(500, np.random.default_rng(0))
+    exact = heun_up(x0, schedule)
+    errors, distances = [], []
+    for steps in (40, 80, 160):
+        x_T, back = inverted(x0, schedule, steps)
+        errors.append(((back - x0) ** 2).mean() ** 0.5)
+        distances.append(((x_T - exact) ** 2).mean() ** 0.5)
+    assert errors[-1] < 0.03 and all(0.4 < new / old < 0.6 for old, new in zip(errors, errors[1:]))
+    assert distances[-1] < 0.02
+    assert abs(x_T.mean(0)).max() < 0.15 and abs(np.cov(x_T.T) - np.eye(2)).max() < 0.25
+
+
+def heun_up(x, schedule):
+    """The probability flow upwards in T jumps of Heun's method, in tau (see samplers.heun). -> x_T"""
+    denoise, tau = denoise_by(MIXTURE, schedule), schedule.sigma / (schedule.a + schedule.sigma)
+
+    def slope(z, t):
+        x0, eps = denoise((schedule.a[t] + schedule.sigma[t]) * z, t) if t else (z, 0)
+        return eps - x0
+
+    z = x
+    for t in range(schedule.T):
+        h = tau[t + 1] - tau[t]
+        first = slope(z, t)
+        z = z + h / 2 * (first + slope(z + h * first, t + 1))
+    return z * (schedule.a[-1] + schedule.sigma[-1])

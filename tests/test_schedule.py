@@ -179,3 +179,24 @@ def test_refuses_betas(beta, message):
 def test_refuses_t(t):
     with pytest.raises(ValueError, match="1..10"):
         linear(10).check_t(t)
+
+
+@pytest.mark.parametrize("T", [np.int64(10), np.uint8(10), np.array(10)])
+def test_whatever_has_index_is_a_number_of_timesteps(T):
+    assert type(linear(T).T) is int and linear(T).alpha_bar.tobytes() == linear(10).alpha_bar.tobytes()
+
+
+def test_scales():
+    """Python floats for one t of 0..T, arrays for many, and the same refusals as everywhere."""
+    schedule, x = linear(10), np.ones((3, 2), np.float32)
+    for t in (0, 3, 10, np.uint8(3), np.array(3)):
+        a, sigma = schedule.scales(t, x)
+        assert type(a) is type(sigma) is float and (a, sigma) == (schedule.a[int(t)], schedule.sigma[int(t)])
+    a, sigma = schedule.scales([0, 3, 10], x)
+    assert a.shape == sigma.shape == (3, 1) and a.dtype == sigma.dtype == np.float32
+    for t in (-1, 11, [0, -1, 3]):
+        with pytest.raises(ValueError, match=r"t is (-1|11); it must lie in 0\.\.10"):
+            schedule.scales(t, x)
+    for t in (2.0, True, [1, 2], np.ones(3)):
+        with pytest.raises(ValueError, match=r"it must be an int or \(3,\) integers in 0\.\.10"):
+            schedule.scales(t, x)

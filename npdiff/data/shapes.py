@@ -11,6 +11,8 @@ import math
 
 import numpy as np
 
+from npdiff.nn.embedding import check_labels
+
 SIDE = 28               # pixels
 RADIUS = (6.0, 12.0)    # pixels; of the circle around the shape
 TILT = np.pi / 12       # radians; the largest rotation, either way
@@ -126,11 +128,9 @@ def draw(labels, rng):
     (-1).
 
     Uniform and independent: the radius, the tilt, the brightness, and the place, as far as the shape lies
-    inside the image. rng is a numpy Generator. Raises ValueError for a label outside 0..7.
+    inside the image. rng is a numpy Generator. Raises ValueError unless labels are integers (n,) in 0..7.
     """
-    labels = np.asarray(labels)
-    if labels.size and not (labels.min() >= 0 and labels.max() < len(SHAPES)):
-        raise ValueError(f"labels hold {labels.min()}..{labels.max()}; they must lie in 0..{len(SHAPES) - 1}")
+    labels = check_labels(labels, len(labels), len(SHAPES))
     uniform = rng.random((5, len(labels)))
     radius = RADIUS[0] + (RADIUS[1] - RADIUS[0]) * uniform[0]                  # (n,)
     tilt = TILT * (2 * uniform[1] - 1)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from npdiff.data.files import write_bytes
-from npdiff.models.checks import check_at_least, check_image
+from npdiff.models.checks import check_at_least, check_image, check_types
 from npdiff.models.layers import (
     conv,
     conv_back,
@@ -48,6 +48,7 @@ class Config:
     classes: int = 10                           # kinds of image, 0..classes-1
 
     def __post_init__(self):
+        check_types(self)
         check_at_least(self, 1, "channels", "size", "hidden", "classes")
         if self.size % 4:
             raise ValueError(f"size is {self.size}; it must be a multiple of 4, as it is halved twice")

@@ -9,7 +9,7 @@ noise, and too little to see a shoe; unet.py sees the whole image.
 from dataclasses import dataclass
 
 from npdiff.models.blocks import condition_backward, condition_forward, init_condition
-from npdiff.models.checks import check_at_least, check_image, check_time_dim
+from npdiff.models.checks import check_at_least, check_image, check_time, check_types
 from npdiff.models.layers import (
     add_channels,
     add_channels_back,
@@ -32,9 +32,10 @@ class Config:
     classes: int = 0                            # labels are 0..classes-1; 0: the network takes no labels
 
     def __post_init__(self):
-        check_at_least(self, 1, "channels", "size", "features", "time_dim")
+        check_types(self)
+        check_at_least(self, 1, "channels", "size", "features")
         check_at_least(self, 0, "classes")
-        check_time_dim(self)
+        check_time(self)
 
     @property
     def data_shape(self):

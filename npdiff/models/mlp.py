@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from npdiff.models.checks import check_at_least, check_time_dim
+from npdiff.models.checks import check_at_least, check_positive, check_time, check_types, check_widths
 from npdiff.models.layers import (
     fourier,
     fourier_back,
@@ -34,11 +34,12 @@ class Config:
     fourier_scale: float = 1.0                  # standard deviation of B at the start
 
     def __post_init__(self):
-        check_at_least(self, 1, "data_dim", "time_dim")
+        check_types(self)
+        check_at_least(self, 1, "data_dim")
         check_at_least(self, 0, "fourier_features")
-        check_time_dim(self)
-        if not self.hidden or min(self.hidden) < 1:
-            raise ValueError(f"hidden is {self.hidden}; it must name at least one layer of at least 1 unit")
+        check_positive(self, "fourier_scale")
+        check_widths(self, "hidden")
+        check_time(self)
 
     @property
     def data_shape(self):

@@ -25,7 +25,7 @@ from npdiff.models.blocks import (
     init_block,
     init_condition,
 )
-from npdiff.models.checks import check_at_least, check_image, check_time_dim
+from npdiff.models.checks import check_at_least, check_image, check_time, check_types, check_widths
 from npdiff.models.layers import (
     concat,
     concat_back,
@@ -53,7 +53,7 @@ class Config:
     widths: tuple[int, ...] = (32, 64, 64)      # channels at each level, from the full resolution down
     blocks: int = 1                             # blocks in each stage
     block_kind: str = "residual"                # residual, or plain: without shortcuts, conv before norm
-    groups: int = 8                             # of each normalisation; it must divide every width
+    groups: int = 8                             # of each normalisation, each of at least two channels
     attention_levels: int = 1                   # this many of the lowest levels attend
     heads: int = 4                              # of each attention; it must divide the widths there
     skips: bool = True                          # whether the way up sees what the way down saw
@@ -63,28 +63,37 @@ class Config:
     classes: int = 0                            # labels are 0..classes-1; 0: the network takes no labels
 
     def __post_init__(self):
-        check_at_least(self, 1, "channels", "size", "blocks", "groups", "heads", "time_dim", "embedding_dim")
-        check_at_least(self, 0, "classes")
-        check_time_dim(self)
+        check_types(self)
+        check_at_least(self, 1, "channels", "size", "blocks", "groups", "heads", "embedding_dim")
+        check_at_least(self, 0, "classes", "attention_levels")
+        check_widths(self, "widths")
+        check_time(self)
         if self.block_kind not in BLOCKS:
             raise ValueError(f"block_kind is {self.block_kind!r}; it must be one of {', '.join(BLOCKS)}")
         self.check_levels()
 
     def check_levels(self):
-        """Raise ValueError unless sizes, groups, heads and levels fit together."""
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths is {self.widths}; "
-                             "it must name at least one level of at least 1 channel")
+        """Raise ValueError unless sizes, groups, heads and levels fit together.
+
+        Time and label are added to each channel before a norm. The norm makes the mean of a group 0 and its
+        variance 1. So of one channel it takes away all that was added, and of two channels at one position it
+        leaves only which is larger: the network would not see t.
+        """
         multiple = 2 ** (self.levels - 1)
         if self.size % multiple:
             raise ValueError(f"size is {self.size}; "
                              f"with {self.levels} levels it must be a multiple of {multiple}")
-        if not 0 <= self.attention_levels <= self.levels:
+        if self.attention_levels > self.levels:
             raise ValueError(f"attention_levels is {self.attention_levels}; it must lie in 0..{self.levels}")
         for level, width in enumerate(self.widths, start=1):
             if width % self.groups:
                 raise ValueError(f"groups is {self.groups}; "
                                  f"it must divide the {width} channels of level {level}")
+            least = 3 if self.size == 2 ** (level - 1) else 2       # channels in a group; 3 at one position
+            if width // self.groups < least:
+                raise ValueError(f"groups is {self.groups}, too many for {width} channels at level {level}: "
+                                 "their norm takes away what time and label add; groups must be at most "
+                                 f"{width // least}, or the channels at least {least * self.groups}")
             if self.attends(level) and width % self.heads:
                 raise ValueError(f"heads is {self.heads}; "
                                  f"it must divide the {width} channels of level {level}")

@@ -7,15 +7,19 @@ Source: [Vaswani et al. 2017](https://arxiv.org/abs/1706.03762).
 
 import numpy as np
 
+from npdiff.nn.checks import check_arrays
+
 
 def attention_forward(qkv, heads):
     """z = softmax(q k^T / sqrt(d)) v for each image and head; y is z with the heads side by side.
 
-    qkv (N, P, 3C) holds queries, keys and values side by side -> y (N, P, C). The linear layers before and
+    qkv (N, P, 3C) -> y (N, P, C). Entry e of head k (from 0) lies in y at channel k d + e. Its query lies in
+    qkv at the same channel, its key C further on, and its value 2C further on. The linear layers before and
     after are the caller's. Raises ValueError unless heads divides C.
     """
+    check_arrays("NPC", qkv=qkv)
     N, P, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-    if C % heads:
+    if heads < 1 or C % heads:
         raise ValueError(f"heads is {heads}; it must divide the {C} channels")
     scale = (C // heads) ** -0.5
     q, k, v = qkv.reshape(N, P, 3, heads, C // heads).transpose(2, 0, 3, 1, 4)      # (N, h, P, d) each
@@ -43,9 +47,10 @@ def attention_backward(dy, cache):
     score[i,j] reaches every a[i,m] of its row
         dscore[i,j] = sum_m da[i,m] a[i,m] ((1 if m = j else 0) - a[i,j])
                     = a[i,j] (da[i,j] - sum_m da[i,m] a[i,m])
-    The scores are a matrix product too
-        dq[i,e] = scale sum_j dscore[i,j] k[j,e]                dq = scale dscore k
-        dk[j,e] = scale sum_i dscore[i,j] q[i,e]                dk = scale dscore^T q
+    The scores are scale times a matrix product
+        dqk[i,j] = scale dscore[i,j]                            the gradient of sum_e q[i,e] k[j,e]
+        dq[i,e] = sum_j dqk[i,j] k[j,e]                         dq = dqk k
+        dk[j,e] = sum_i dqk[i,j] q[i,e]                         dk = dqk^T q
     """
     q, k, v, a, scale = cache
     N, heads, P, d = q.shape
@@ -53,9 +58,9 @@ def attention_backward(dy, cache):
     dv = a.swapaxes(2, 3) @ dz                                    # (N, h, P, d)
     da = dz @ v.swapaxes(2, 3)                                    # (N, h, P, P)
     dscore = a * (da - (da * a).sum(3, keepdims=True))            # (N, h, P, P)
-    dscore *= scale
-    dq = dscore @ k                                               # (N, h, P, d)
-    dk = dscore.swapaxes(2, 3) @ q                                # (N, h, P, d)
+    dqk = scale * dscore                                          # (N, h, P, P)
+    dq = dqk @ k                                                  # (N, h, P, d)
+    dk = dqk.swapaxes(2, 3) @ q                                   # (N, h, P, d)
     dqkv = np.stack([dq, dk, dv])                                 # (3, N, h, P, d)
     return dqkv.transpose(1, 3, 0, 2, 4).reshape(N, P, 3 * heads * d)
 

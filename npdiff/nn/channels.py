@@ -4,11 +4,16 @@ appended.
 N batch, H x W positions, C channels; A and B are the channels of two images.
 """
 
+import math
+
 import numpy as np
+
+from npdiff.nn.checks import check_arrays
 
 
 def add_channels_forward(x, e):
     """y[n,h,w,c] = x[n,h,w,c] + e[n,c]: one number a channel.   x (N, H, W, C), e (N, C) -> y (N, H, W, C)"""
+    check_arrays("NHWC NC", x=x, e=e)
     y = x + e[:, None, None, :]                                   # (N, H, W, C)
     return y, None
 
@@ -45,7 +50,8 @@ def sum_over_positions(x, factor=None):
 
     einsum multiplies and adds in one pass, without a product array in between.
     """
-    x = x.reshape(len(x), -1, x.shape[-1])                        # (N, P, C)
+    N, *sides, C = x.shape
+    x = x.reshape(N, math.prod(sides), C)                         # (N, P, C)
     if factor is None:
         return np.einsum("npc->nc", x)
     return np.einsum("npc,npc->nc", x, factor.reshape(x.shape))

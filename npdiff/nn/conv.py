@@ -4,7 +4,7 @@ The plain version, index by index, is in tests/loops.py. Here the patch that eac
 copied into one row of a matrix, and the matrix is multiplied by the kernel. Rows are made and used in blocks
 that fit in the processor's cache, so the copies never go to main memory.
 
-N batch, H x W positions, I inputs, O outputs, kh x kw taps, stride s.
+N batch, H x V positions (V is the width; W is the kernel), I inputs, O outputs, kh x kw taps, stride s.
 """
 
 import math
@@ -12,23 +12,26 @@ import math
 import numpy as np
 
 from npdiff.nn.channels import sum_over_positions
+from npdiff.nn.checks import check_arrays
 
 BLOCK_BYTES = 2**21     # of one block of patches, about a second-level cache
 
 
 def conv2d_forward(x, W, b, stride=1):
-    """y = the kernel's weighted sum around every s-th position of x, with zeros beyond the edge ("same"
-    padding).
+    """y = the kernel's weighted sum around every s-th position of x ("same" padding).
 
-        y[n,h,w,o] = sum_ijc x[n,sh+i-p,sw+j-q,c] W[i,j,c,o] + b[o]        p = (kh-1)/2,  q = (kw-1)/2
+        y[n,h,w,o] = sum_ijc x[n, s h + i - p, s w + j - q, c] W[i,j,c,o] + b[o]
+    Padding: p = (kh - 1) / 2 lines of zeros above and below x, and q = (kw - 1) / 2 on its left and right. So
+    with s = 1 the tap in the middle of the kernel lies on the position (h, w) itself, and y is as large as x.
 
-    x (N, H, W, I), W (kh, kw, I, O), b (O,) -> y (N, ceil(H/s), ceil(W/s), O)
-    Raises ValueError for an even kh or kw and for channels that do not match.
+    x (N, H, V, I), W (kh, kw, I, O), b (O,) -> y (N, ceil(H/s), ceil(V/s), O)
+    Raises ValueError for an even kh or kw, and for shapes that do not match.
     """
+    check_arrays("NHVC ijIO O", x=x, W=W, b=b)
     check_kernel(x, W)
     kh, kw, I, O = W.shape
-    N, H, width, _ = x.shape
-    y = np.empty((N, -(-H // stride), -(-width // stride), O), np.result_type(x, W, b))
+    N, H, V, _ = x.shape
+    y = np.empty((N, -(-H // stride), -(-V // stride), O), np.result_type(x, W, b))
     for block, rows in patches(x, kh, kw, stride):
         out = y[block].reshape(-1, O)                             # (M, O), a view into y
         np.matmul(rows, W.reshape(kh * kw * I, O), out=out)
@@ -37,11 +40,11 @@ def conv2d_forward(x, W, b, stride=1):
 
 
 def conv2d_backward(dy, cache):
-    """dy (N, ceil(H/s), ceil(W/s), O) -> dx (N, H, W, I), dW (kh, kw, I, O), db (O,)
+    """dy (N, ceil(H/s), ceil(V/s), O) -> dx (N, H, V, I), dW (kh, kw, I, O), db (O,)
 
     Stride. A convolution of stride s is one of stride 1 of which every s-th position is kept. What is not
-    kept does not reach L, so its gradient is zero: write dy to the kept positions of zeros (N, H, W, O), and
-    take stride 1. One output
+    kept does not reach L, so its gradient is zero. From here on dy is that of the convolution of stride 1,
+    (N, H, V, O): the given one at the kept positions, zero at the others. One output
         y[n,h,w,o] = sum_ijc x[n,h+i-p,w+j-q,c] W[i,j,c,o] + b[o]
     It depends on the input at (h', w') = (h+i-p, w+j-q). So the input at (h', w') reaches the outputs at
     (h, w) = (h'+p-i, w'+q-j), one for each tap. Sum over them
@@ -62,7 +65,7 @@ def conv2d_backward(dy, cache):
     kh, kw, I, O = W.shape
     db = sum_over_positions(dy).sum(0)                            # (O,)
     if stride > 1:
-        kept, dy = dy, np.zeros((*x.shape[:3], O), dy.dtype)      # (N, H, W, O)
+        kept, dy = dy, np.zeros((*x.shape[:3], O), dy.dtype)      # (N, H, V, O)
         dy[:, ::stride, ::stride] = kept
     turned = W[::-1, ::-1].transpose(0, 1, 3, 2).reshape(kh * kw * O, I)
     dx = np.empty(x.shape, dy.dtype)
@@ -75,20 +78,20 @@ def conv2d_backward(dy, cache):
 
 
 def patches(x, kh, kw, stride=1):
-    """The patches that a kernel sees, block by block.   x (N, H, W, C) -> yields (block, rows)
+    """The patches that a kernel sees, block by block.   x (N, H, V, C) -> yields (block, rows)
 
     block is a tuple of two slices, of images and of lines of y: whole images while they are small, else part
     of one. rows (M, kh kw C) are the patches of the M positions in y[block].
     """
-    N, H, W, C = x.shape
+    N, H, V, C = x.shape
     p, q = kh // 2, kw // 2
     padded = x
     if p or q:
-        padded = np.zeros((N, H + 2 * p, W + 2 * q, C), x.dtype)
-        padded[:, p:p + H, q:q + W] = x
-    height, width = -(-H // stride), -(-W // stride)              # of y
+        padded = np.zeros((N, H + 2 * p, V + 2 * q, C), x.dtype)
+        padded[:, p:p + H, q:q + V] = x
+    height, width = -(-H // stride), -(-V // stride)              # of y
     by_n, by_h, by_w, by_c = padded.strides
-    # A view: windows[n,h,w,i,j] = padded[n,sh+i,sw+j]
+    # A view: windows[n,h,w,i,j] = padded[n, s h + i, s w + j]
     windows = np.lib.stride_tricks.as_strided(
         padded, shape=(N, height, width, kh, kw, C),
         strides=(by_n, by_h * stride, by_w * stride, by_h, by_w, by_c), writeable=False)

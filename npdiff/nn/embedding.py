@@ -42,25 +42,37 @@ def fourier_backward(dy, cache):
 
 
 def sinusoidal_embedding(t, dim, max_period, dtype):
-    """Sines and cosines of the timesteps, at falling frequencies.   t (N,) integers -> (N, dim)
+    """Sines and cosines of the timesteps, at falling frequencies.   t (N,) integers -> (N, dim), dim = 2F
 
-        y[n,k] = sin(w[k] (t[n] - 1))     y[n,K+k] = cos(w[k] (t[n] - 1))     k = 0..K-1,  K = dim/2
-        w[k] = max_period^(-k/K)
+        y[n,f] = sin(w[f] (t[n] - 1))     y[n,F+f] = cos(w[f] (t[n] - 1))     f = 0..F-1
+        w[f] = max_period^(-f/F)
 
-    The fastest sine has the period 2 pi steps, the slowest 2 pi max_period^((K-1)/K) steps. The network sees
+    The fastest sine has the period 2 pi steps, the slowest 2 pi max_period^((F-1)/F) steps. The network sees
     t - 1, counted from 0, as the published recipes and diffusers do. There is no backward: t is data. Source:
-    Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020, appendix B.
+    Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020, appendix B. Raises ValueError for timesteps
+    that are no integers (N,), an odd dim, a max_period that is no positive number, and a dtype of integers.
     """
-    w = frequencies(dim, max_period).astype(dtype)                # (1, K)
+    t = np.asarray(t, None if np.size(t) else int)
+    if t.dtype.kind not in "iu" or t.ndim != 1:
+        raise ValueError(f"t has shape {t.shape} and dtype {t.dtype}; it must be integers (N,)")
+    kind = np.dtype(dtype).kind
+    if kind in "iub":
+        raise ValueError(f"dtype is {np.dtype(dtype)}; it must be floats")
+    dtype = np.float64 if kind == "O" else dtype                  # t is data: it needs no object's own sine
+    w = frequencies(dim, max_period).astype(dtype)                # (1, F)
     y, _ = fourier_forward((t[:, None] - 1).astype(dtype), w)
     return y                                                      # (N, dim)
 
 
 @cache
 def frequencies(dim, max_period):
-    """w[k] = max_period^(-k/K) for k = 0..K-1, K = dim/2, float64 (1, K)."""
-    k = np.arange(dim // 2)
-    return max_period ** (-k / (dim // 2))[None, :]
+    """w[f] = max_period^(-f/F) for f = 0..F-1, dim = 2F, float64 (1, F)."""
+    if dim < 2 or dim % 2:
+        raise ValueError(f"dim is {dim}; it must be even: half sines, half cosines")
+    if not 0 < max_period < np.inf:
+        raise ValueError(f"max_period is {max_period}; it must be a positive number")
+    F = dim // 2
+    return max_period ** (-np.arange(F) / F)[None, :]
 
 
 def embedding_lookup_forward(labels, table):
@@ -90,7 +102,7 @@ def embedding_lookup_backward(dy, cache):
 
 def check_labels(labels, N, K):
     """labels as an array (N,). Raises ValueError unless they are N integers in 0..K-1; K = 0 takes none."""
-    labels = np.asarray(labels)
+    labels = np.asarray(labels, None if np.size(labels) else int)               # [] holds no floats
     if K == 0:
         raise ValueError(f"labels have shape {labels.shape}; this network has 0 classes and takes no labels")
     if labels.shape != (N,) or labels.dtype.kind not in "iu":

@@ -1,8 +1,11 @@
 """The linear layer: every output is a weighted sum of every input.   N batch, I inputs, O outputs"""
 
+from npdiff.nn.checks import check_arrays
+
 
 def linear_forward(x, W, b):
     """y = x W + b.   x (N, I), W (I, O), b (O,) -> y (N, O)"""
+    check_arrays("NI IO O", x=x, W=W, b=b)
     y = x @ W + b                      # (N, O)
     return y, (x, W)
 

@@ -6,11 +6,19 @@ A loss is the L of all other gradients, so its backward takes no dy: dL/dL = 1.
 import numpy as np
 
 from npdiff.nn.attention import softmax
+from npdiff.nn.checks import check_arrays
 from npdiff.nn.embedding import check_labels
 
 
 def mse_forward(y, target, weight=None):
-    """loss = mean(weight (y - target)^2).   y, target (N, ...), weight (N,) or None for 1 -> a scalar"""
+    """loss = mean(weight (y - target)^2).   y, target (N, ...), weight (N,) or None for 1 -> a scalar
+
+    Raises ValueError for other shapes, for integers, and for no numbers: they have no mean.
+    """
+    axes = "NABCDE"[:y.ndim]
+    check_arrays(f"{axes} {axes} N", y=y, target=target, weight=weight)
+    if not y.size:
+        raise ValueError(f"y has shape {y.shape}; the mean of no numbers is not defined")
     error = y - target                                            # (N, ...)
     weighted = error if weight is None else weight.reshape(-1, *[1] * (y.ndim - 1)) * error
     return (weighted * error).sum() / error.size, weighted
@@ -35,9 +43,12 @@ def cross_entropy_forward(logits, labels):
         -log p[n,l] = log sum_k exp(logits[n,k]) - logits[n,l]
 
     A number that is subtracted from a whole row cancels. Here it is the row's largest (real part), so exp
-    cannot overflow. Raises ValueError unless labels are N integers in 0..K-1.
+    cannot overflow. Raises ValueError unless labels are N integers in 0..K-1, and for N = 0.
     """
+    check_arrays("NK", logits=logits)
     N, K = logits.shape
+    if not logits.size:
+        raise ValueError(f"logits have shape {logits.shape}; the mean of no numbers is not defined")
     labels = check_labels(labels, N, K)
     z = logits - logits.real.max(1, keepdims=True)                # (N, K)
     loss = (np.log(np.exp(z).sum(1)) - z[np.arange(N), labels]).sum() / N

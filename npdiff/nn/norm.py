@@ -8,6 +8,7 @@ group of one image. Source: [Wu and He 2018](https://arxiv.org/abs/1803.08494).
 import numpy as np
 
 from npdiff.nn.channels import sum_over_positions
+from npdiff.nn.checks import check_arrays
 
 EPS = 1e-5      # keeps a constant group from a division by zero; the usual value
 
@@ -18,8 +19,9 @@ def group_norm_forward(x, gamma, beta, groups):
 
     x (N, H, W, C), gamma (C,), beta (C,) -> y (N, H, W, C). Raises ValueError unless groups divides C.
     """
+    check_arrays("NHWC C C", x=x, gamma=gamma, beta=beta)
     N, H, W, C = x.shape
-    if C % groups:
+    if groups < 1 or C % groups:
         raise ValueError(f"groups is {groups}; it must divide the {C} channels")
     x = x.reshape(N, H * W, C)                                    # (N, P, C)
     mean = group_mean(sum_over_positions(x), H * W, groups)       # (N, 1, C), equal within a group
@@ -38,7 +40,8 @@ def group_norm_backward(dy, cache):
         dbeta[c]  = sum_np dy[n,p,c]
         dgamma[c] = sum_np dy[n,p,c] xhat[n,p,c]
         dxhat[n,p,c] = dy[n,p,c] gamma[c]
-    One group of one image, its M entries numbered m
+    One group of one image: the xhat[n,p,c] with this n, every p, and the C/G channels c of the group. Number
+    these M entries m
         xhat[m] = (x[m] - mean) rstd      mean = 1/M sum_m x[m]      rstd = (var + EPS)^(-1/2)
         var = 1/M sum_m (x[m] - mean)^2
     Derivatives with respect to one entry x[k]

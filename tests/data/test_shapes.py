@@ -140,8 +140,15 @@ def test_moved_and_turned():
 
 @pytest.mark.parametrize("bad", [-1, 8])
 def test_bad_label(bad):
-    with pytest.raises(ValueError, match=f"labels hold .*{bad}.*0..7"):
+    with pytest.raises(ValueError, match=f"a label is {bad}; it must lie in 0..7"):
         shapes.draw([0, bad, 3], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.5], [True, False], [[1, 2]], ["1", "2"]])
+def test_labels_are_integers(labels):
+    with pytest.raises(ValueError, match="they must be .* integers in 0..7"):
+        shapes.draw(labels, np.random.default_rng(0))
+    assert shapes.draw([], np.random.default_rng(0)).shape == (0, 1, 28, 28)
 
 
 def centred(images):

@@ -1,12 +1,20 @@
 """Whole networks: every gradient against the complex step, planted errors, and what they refuse."""
 
+import ast
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gradient_checks import CASES, assert_exact, labelled, random_params, spoilt, worst, wrong_tensors
+from tiny_recipes import TINY_MOONS, TINY_SHAPES
 
 from npdiff import nn
-from npdiff.models import MODELS, convnet, mlp, model_name, unet
+from npdiff.models import MODELS, convnet, is_image, mlp, model_name, unet
+from npdiff.recipes import ALL
 from npdiff.verify.gradcheck import central_difference, check_model
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def random_mlp(rng):
@@ -69,6 +77,7 @@ UNETS = [unet.Config(**SMALL | changes) for changes in [
     dict(widths=(2, 2, 2), size=8, attention_levels=3),
     dict(widths=(2, 2, 4), size=8, block_kind="plain"),
 ]]
+PLANTED_UNET = unet.Config(**SMALL | dict(size=2, channels=2, classes=2))
 
 
 def check_images(model, config, rng):
@@ -149,9 +158,8 @@ def test_planted_error_in_a_tensor_of_the_mlp(name, spoil):
 ])
 def test_planted_error_in_a_tensor_of_the_unet(name, spoil):
     """The wrong tensor is outside the bounds of test_unet, and no other tensor is."""
-    config = unet.Config(**SMALL | dict(size=2, channels=2, classes=2))
     model = spoilt(labelled(unet, np.array([0, 1])), name, spoil)
-    errors = check_images(model, config, np.random.default_rng(7))
+    errors = check_images(model, PLANTED_UNET, np.random.default_rng(7))
     assert wrong_tensors(errors) == [name]
 
 
@@ -205,6 +213,21 @@ def test_float32_stays_float32(config):
         (convnet, dict(features=0), "features is 0"),
         (convnet, dict(time_dim=3), "time_dim is 3"),
         (convnet, dict(classes=-1), "classes is -1"),
+        (convnet, dict(classes=2.5), "classes is 2.5; it must be int"),
+        (convnet, dict(classes=True), "classes is True"),
+        (convnet, dict(max_period=0.0), "max_period is 0.0; it must be a positive number"),
+        (convnet, dict(max_period=float("nan")), "max_period is nan"),
+        (unet, dict(max_period=float("nan")), "max_period is nan"),
+        (unet, dict(widths=(32, 64.0, 64)), r"widths is \(32, 64.0, 64\)"),
+        (unet, dict(widths=32), "widths is 32"),
+        (unet, dict(skips="no"), "skips is 'no'; it must be bool"),
+        (unet, dict(attention_levels=-1), "attention_levels is -1; it must be at least 0"),
+        (unet, dict(attention_levels=1.0), "attention_levels is 1.0"),
+        (unet, dict(blocks=1.5), "blocks is 1.5"),
+        (unet, dict(widths=(8, 8, 8), classes=4), "is 8, too many for 8 channels at level 1: .* most 4"),
+        (unet, dict(widths=(16, 32, 8)), "groups is 8, too many for 8 channels at level 3: .* at least 16"),
+        (unet, dict(widths=(4, 8), groups=4, block_kind="plain"), "too many for 4 channels at level 1"),
+        (unet, dict(size=4, widths=(16, 16, 16)), "too many for 16 channels at level 3: .* at least 24"),
         (unet, dict(widths=()), r"widths is \(\)"),
         (unet, dict(size=30), "size is 30; with 3 levels it must be a multiple of 4"),
         (unet, dict(groups=5), "groups is 5; it must divide the 32 channels of level 1"),
@@ -233,3 +256,93 @@ def test_bad_images_and_labels_are_refused(model):
         params = model.init(config, np.random.default_rng(0))
         with pytest.raises(ValueError, match=message):
             model.forward(params, np.zeros(x_shape), np.array([1, 2]), config, labels)
+
+
+def configs():
+    """Every config in the project, by name: of recipes, of models, and of the tests and examples."""
+    found = {f"recipe {recipe.name}": recipe.model for recipe in (*ALL, TINY_MOONS, TINY_SHAPES)}
+    found |= {f"small {name}": model.SMALL for name, model in MODELS.items()}
+    found |= {f"size {name}": config for name, config in FULL_SIZE.items()}
+    found |= {f"test {k}": config for k, config in enumerate([*CONVNETS, *UNETS])}
+    found["planted"] = PLANTED_UNET
+    for path in sorted(EXAMPLES.glob("[0-9]*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        for call in calls:
+            name = ast.unparse(call.func)
+            if name in ("mlp.Config", "convnet.Config", "unet.Config"):
+                found[f"example {path.stem}"] = eval(ast.unparse(call), dict(MODELS))
+    return found
+
+
+def without_meaning(name, gradient, config):
+    """Where a gradient is zero for every input, as a mask.
+
+    What is added to the keys of all positions is added to whole rows of scores, and the softmax does not see
+    it. An image of one position reads from itself alone, whatever its query and key, and of a kernel it sees
+    the middle.
+    """
+    none = np.zeros(gradient.shape, bool)
+    third = gradient.shape[-1] // 3
+    deepest = getattr(config, "levels", 1) - 1
+    one_position = is_image(config) and config.size == 2 ** deepest and (not deepest or "middle" in name)
+    if name.endswith("qkv.b"):
+        none[third:2 * third] = True
+    if one_position and ".qkv." in name:
+        none[..., :2 * third] = True
+    if one_position and gradient.ndim == 4 and len(gradient) == 3:
+        none[...] = True
+        none[1, 1] = False
+    return none
+
+
+@pytest.mark.parametrize("name", configs())
+def test_every_part_does_its_work(name):
+    """t and the label move the answer, and every entry of every parameter has a gradient. Zeros at the start
+    are replaced by random numbers, as the first steps of training do.
+    """
+    config = configs()[name]
+    if is_image(config) and config.size > 16:                   # fewer positions: the same parts, faster
+        config = replace(config, size=8)
+    model, rng = MODELS[model_name(config)], np.random.default_rng(0)
+    params = random_params(config, rng, scale=0.1)
+    classes = getattr(config, "classes", 0)
+    N = classes + 1 if classes else 2
+    x, t = rng.standard_normal((N, *config.data_shape)), rng.integers(20, 200, N)
+    labels = {"labels": np.arange(N)} if classes else {}
+    y, cache = model.forward(params, x, t, config, **labels)
+
+    def moved_by(t, **labels):
+        other, _ = model.forward(params, x, t, config, **labels)
+        return abs(other - y).reshape(N, -1).max(1) / abs(y).max()
+
+    assert (moved_by(t + 50, **labels) > 1e-4).all()
+    if classes:
+        assert (moved_by(t, labels=np.roll(np.arange(N), 1)) > 1e-4).all()
+    _, grads = model.backward(rng.standard_normal(y.shape), cache, config)
+    assert set(grads) == set(params)
+    for parameter, gradient in grads.items():
+        dead = abs(gradient) < 1e-12 * max(abs(g).max() for g in grads.values())
+        assert (dead == without_meaning(parameter, gradient, config)).all(), parameter
+
+
+@pytest.mark.parametrize("config", [mlp.SMALL, *CONVNETS, *UNETS], ids=repr)
+def test_no_samples(config):
+    """N = 0: an answer and a gradient of no rows, and gradients of zeros for the parameters."""
+    model, rng = MODELS[model_name(config)], np.random.default_rng(0)
+    params = model.init(config, rng)
+    y, cache = model.forward(params, np.ones((0, *config.data_shape)), np.ones(0, int), config)
+    dx, grads = model.backward(y, cache, config)
+    assert y.shape == dx.shape == (0, *config.data_shape)
+    assert {name: g.shape for name, g in grads.items()} == {name: p.shape for name, p in params.items()}
+    assert not any(g.any() for g in grads.values())
+
+
+@pytest.mark.parametrize("config", [mlp.SMALL, CONVNETS[4], UNETS[1]], ids=["mlp", "convnet", "unet"])
+def test_integers_and_short_timesteps_are_refused(config):
+    model, rng = MODELS[model_name(config)], np.random.default_rng(0)
+    params, x = model.init(config, rng), np.ones((3, *config.data_shape))
+    with pytest.raises(ValueError, match="dtype (is )?int64; it must be floats"):
+        model.forward(params, x.astype(int), np.array([1, 2, 3]), config)
+    for t in (np.array([1, 2]), np.array([1.0, 2, 3])):
+        with pytest.raises(ValueError):
+            model.forward(params, x, t, config)

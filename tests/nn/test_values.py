@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradient_checks import CASES
+from gradient_checks import CASES, as_tuple, check_pair, worst
 from pairs import PAIRS
 
 from npdiff import nn
@@ -112,3 +112,168 @@ def test_bad_input_is_refused():
             nn.embedding_lookup_forward(np.array([0, label]), np.ones((3, 2)))
     with pytest.raises(ValueError, match="float64"):
         nn.embedding_lookup_forward(np.array([0.0]), np.ones((3, 2)))
+
+
+def with_changed(pair, name, array):
+    """The forward of a pair with another array under one of its names."""
+    return pair.forward(**pair.inputs | {name: array}, **pair.arguments)
+
+
+# The others stretch nothing, or NumPy itself refuses.
+CHECKED = ["linear", "conv2d", "group_norm", "attention", "add_channels", "mse", "cross_entropy"]
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_another_shape_is_refused_with_the_name(name):
+    """Each input in turn: with an axis more, with one less, and stretched where NumPy would stretch it."""
+    pair = PAIRS[name](np.random.default_rng(3))
+    for key, array in pair.inputs.items():
+        for wrong in (array[None], array[0]):
+            with pytest.raises(ValueError, match=r" has shape \(.*\); it must be \(.*\)"):
+                with_changed(pair, key, wrong)
+
+
+@pytest.mark.parametrize(
+    "forward, inputs, message",
+    [
+        (nn.linear_forward, [(2, 3), (3, 4), (1,)], r"b has shape \(1,\); it must be \(4\)"),
+        (nn.linear_forward, [(2, 3), (3, 4), ()], r"b has shape \(\); it must be \(4\)"),
+        (nn.linear_forward, [(2, 3), (3, 4), (2, 4)], r"b has shape \(2, 4\)"),
+        (nn.linear_forward, [(2, 3), (3, 1), (4,)], r"b has shape \(4,\); it must be \(1\)"),
+        (nn.linear_forward, [(2, 5, 3), (3, 4), (4,)], r"x has shape \(2, 5, 3\); it must be \(N, I\)"),
+        (nn.linear_forward, [(2, 3), (2, 4), (4,)], r"W has shape \(2, 4\); it must be \(3, O\)"),
+        (nn.conv2d_forward, [(1, 3, 3, 2), (3, 3, 2, 4), (1,)], r"b has shape \(1,\); it must be \(4\)"),
+        (nn.conv2d_forward, [(1, 3, 3, 2), (3, 3, 2, 1), (4,)], r"b has shape \(4,\); it must be \(1\)"),
+        (nn.add_channels_forward, [(3, 2, 2, 4), (1, 4)], r"e has shape \(1, 4\); it must be \(3, 4\)"),
+        (nn.add_channels_forward, [(3, 2, 2, 4), (3, 1)], r"e has shape \(3, 1\); it must be \(3, 4\)"),
+        (nn.mse_forward, [(3, 2), (1, 2)], r"target has shape \(1, 2\); it must be \(3, 2\)"),
+        (nn.mse_forward, [(3, 2), (3, 1)], r"target has shape \(3, 1\); it must be \(3, 2\)"),
+        (nn.mse_forward, [(3, 2), (3,)], r"target has shape \(3,\); it must be \(3, 2\)"),
+        (nn.mse_forward, [(3, 2), (3, 2), (1,)], r"weight has shape \(1,\); it must be \(3\)"),
+        (nn.mse_forward, [(3, 2), (3, 2), (3, 2)], r"weight has shape \(3, 2\); it must be \(3\)"),
+        (nn.mse_forward, [(0, 2), (0, 2)], r"y has shape \(0, 2\); the mean of no numbers"),
+    ],
+)
+def test_nothing_is_stretched(forward, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        forward(*map(np.ones, inputs))
+
+
+@pytest.mark.parametrize(
+    "gamma, beta, name", [((1,), (4,), "gamma"), ((4,), (1,), "beta"), ((4, 1), (4,), "gamma")]
+)
+def test_group_norm_takes_one_scale_and_shift_a_channel(gamma, beta, name):
+    with pytest.raises(ValueError, match=rf"{name} has shape .*; it must be \(4\)"):
+        nn.group_norm_forward(np.ones((2, 3, 3, 4)), np.ones(gamma), np.ones(beta), 2)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool])
+def test_integers_are_refused(name, dtype):
+    """Sums of bytes overflow, and what is copied into integers is cut off."""
+    pair = PAIRS[name](np.random.default_rng(3))
+    for key, array in pair.inputs.items():
+        with pytest.raises(ValueError, match=f" has dtype {np.dtype(dtype)}; it must be floats"):
+            with_changed(pair, key, array.astype(dtype))
+
+
+@pytest.mark.parametrize("groups", [0, -1])
+def test_numbers_below_one_are_refused(groups):
+    x = np.ones((1, 2, 2, 6))
+    with pytest.raises(ValueError, match=f"groups is {groups}"):
+        nn.group_norm_forward(x, np.ones(6), np.ones(6), groups)
+    with pytest.raises(ValueError, match=f"heads is {groups}"):
+        nn.attention_forward(x[0], groups)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("mse", "cross_entropy")])
+def test_no_samples_are_samples(name):
+    """N = 0: the output, and the gradient of x, have no rows. The gradients of parameters are zeros."""
+    pair = PAIRS[name](np.random.default_rng(3))
+    first = "labels" if name == "embedding_lookup" else next(iter(pair.inputs))
+    empty = {key: value[:0] if key in (first, "e", "skip") else value
+             for key, value in (pair.inputs | pair.arguments).items()}
+    y, cache = pair.forward(**empty)
+    gradients = as_tuple(pair.backward(y, cache))
+    assert len(y) == 0
+    for key, gradient in zip(pair.inputs, gradients, strict=True):
+        assert gradient.shape == empty[key].shape and not gradient.any()
+
+
+def test_the_mean_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match=r"logits have shape \(0, 3\)"):
+        nn.cross_entropy_forward(np.ones((0, 3)), np.ones(0, int))
+
+
+@pytest.mark.parametrize("name", ["conv2d", "group_norm", "upsample", "add_channels", "concat"])
+def test_one_position(name):
+    """Images of one pixel, one of them alone as well: as in the middle of larger calls, nothing special."""
+    pair = PAIRS[name](np.random.default_rng(3))
+    inputs = {key: value[:, :1, :1] if key in ("x", "skip") else value for key, value in pair.inputs.items()}
+    errors = check_pair(pair._replace(inputs=inputs), np.random.default_rng(0))
+    assert worst(errors) < 1e-10
+    one = {key: value[:1] if key in ("x", "skip", "e") else value for key, value in inputs.items()}
+    y, _ = pair.forward(**inputs, **pair.arguments)
+    alone, _ = pair.forward(**one, **pair.arguments)
+    np.testing.assert_allclose(alone, y[:1], rtol=1e-14, atol=1e-14)
+
+
+def exact_silu(x):
+    """x sigmoid(x) and its derivative in long double, from exp(-|x|), which is never large."""
+    x = x.astype(np.longdouble)
+    e = np.exp(-abs(x))
+    s, rest = np.where(x > 0, 1, e) / (1 + e), np.where(x > 0, e, 1) / (1 + e)              # rest = 1 - s
+    return x * s, s * (1 + x * rest)
+
+
+@pytest.mark.parametrize("dtype, end", [(np.float32, 87.3), (np.float64, 708.3)])
+def test_silu_keeps_its_digits(dtype, end):
+    """Relative to the value, wherever the sigmoid is a normal number (from -end on), and the derivative's too
+    but near its zero at -1.278. Below, the error is that of the smallest numbers.
+    """
+    eps, smallest = np.finfo(dtype).eps, np.finfo(dtype).smallest_subnormal
+    ends = [-end, 3 * end, 1e30, 0, 1e-30, -1e-30, np.finfo(dtype).tiny, np.finfo(dtype).max]
+    x = np.concatenate([np.linspace(-end, end, 100_001), np.linspace(-1, 1, 1001), ends]).astype(dtype)
+    with np.errstate(all="raise", under="ignore"):
+        y, cache = nn.silu_forward(x)
+        dx = nn.silu_backward(np.ones_like(x), cache)
+    exact, slope = exact_silu(x)
+    assert y.dtype == dx.dtype == dtype
+    assert (abs(y - exact) <= 5 * eps * abs(exact)).all()
+    away = abs(x + 1.278) > 0.3
+    assert (abs(dx - slope) <= 20 * eps * abs(slope))[away].all() and (abs(dx - slope) < eps)[~away].all()
+    tail = np.concatenate([np.linspace(-1.2 * end, -end, 1001), [-3 * end, -1e30]]).astype(dtype)
+    y, cache = nn.silu_forward(tail)
+    exact, slope = exact_silu(tail)
+    dx = nn.silu_backward(np.ones_like(tail), cache)
+    assert (abs(y - exact) <= 5 * eps * abs(exact) + abs(tail) * smallest).all()
+    assert (abs(dx - slope) <= 5 * eps * abs(slope) + abs(tail) * smallest).all()
+
+
+@pytest.mark.parametrize("dim", [1, 5, 0, -2])
+def test_an_odd_embedding_is_refused(dim):
+    with pytest.raises(ValueError, match=f"dim is {dim}; it must be even"):
+        nn.sinusoidal_embedding(np.array([1, 2]), dim, 100.0, np.float64)
+
+
+@pytest.mark.parametrize("max_period", [0.0, -1.0, np.nan, np.inf])
+def test_a_period_that_is_none_is_refused(max_period):
+    with pytest.raises(ValueError, match=f"max_period is {max_period}; it must be a positive number"):
+        nn.sinusoidal_embedding(np.array([1, 2]), 4, max_period, np.float64)
+
+
+def test_what_the_embedding_takes():
+    expected = nn.sinusoidal_embedding(np.array([1, 5, 120]), 6, 100.0, np.float64)
+    for dtype in (list, np.uint8, np.int8, np.uint64, ">i4"):
+        t = [1, 5, 120] if dtype is list else np.array([1, 5, 120], dtype)
+        np.testing.assert_array_equal(nn.sinusoidal_embedding(t, 6, 100.0, np.float64), expected)
+    for t in ([], np.ones(0, int)):
+        assert nn.sinusoidal_embedding(t, 6, 100.0, np.float64).shape == (0, 6)
+    assert nn.embedding_lookup_forward([], np.ones((3, 2)))[0].shape == (0, 2)
+    for dtype in (np.int64, np.uint8, bool):
+        with pytest.raises(ValueError, match=f"dtype is {np.dtype(dtype)}; it must be floats"):
+            nn.sinusoidal_embedding(np.array([1, 5]), 6, 100.0, dtype)
+    np.testing.assert_array_equal(nn.sinusoidal_embedding([1, 5, 120], 6, 100.0, object), expected)
+    for t in (np.array([1.0]), [True], 5, np.array([[1]])):
+        with pytest.raises(ValueError, match=r"t has shape .* and dtype .*; it must be integers \(N,\)"):
+            nn.sinusoidal_embedding(t, 6, 100.0, np.float64)

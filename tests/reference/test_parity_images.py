@@ -47,13 +47,13 @@ def one_thread():
 
 
 def random_unet(rng, lean=False):
-    """Any kind and size. Unless lean, each group has two channels, and the lowest level four positions.
+    """Any kind and size. Unless lean, the lowest level has at least four positions.
 
-    The norm of a group of one channel takes the constant before it away, and that of two entries nearly
-    everything. Such gradients are zero, and what is computed is rounding.
+    At one position attention does not depend on its queries and keys. Their gradients are zero, and what is
+    computed is rounding.
     """
     levels, groups, heads = (int(rng.integers(1, 4)) for _ in range(3))
-    unit = int(np.lcm((1 if lean else 2) * groups, heads))
+    unit = int(np.lcm((3 if lean else 2) * groups, heads))
     return unet.Config(
         channels=int(rng.choice([1, 3])),
         size=2 ** (levels - 1) * int(rng.integers(1 if lean else 2, 5)),
@@ -148,15 +148,17 @@ def test_forward_and_every_gradient_of_random_unets(device):
 
 @DEVICES
 def test_unets_with_gradients_that_are_zero(device):
-    """Groups of one channel, images that end as one pixel: all gradients of a network on one scale, 1e-12."""
+    """Images that end as one pixel, one image at a time, biases of keys, which no softmax sees: all gradients
+    of a network on one scale, 1e-12.
+    """
     backends, zeros = both_backends("float64", device), 0
     for seed in range(LEAN_UNETS):
         config = random_unet(np.random.default_rng(seed), lean=True)
-        N = 2 + seed % 2                            # torch refuses to normalise one entry
+        N = 1 + seed % 2
         answer_error, grads, their_grads = compared(config, seed, backends, N)
         assert max(answer_error, error_on_one_scale(their_grads, grads)) <= 1e-12, (seed, config)
         largest = max(abs(g).max() for g in grads.values())
-        zeros += any(abs(g).max() <= 1e-12 * largest for g in grads.values())
+        zeros += any((abs(g) <= 1e-12 * largest).any() for g in grads.values())
     assert zeros >= LEAN_UNETS // 4
 
 
