@@ -37,6 +37,15 @@ def print_classes(recipe, samples, labels, data, data_labels):
         note=f"samples divided by data {within / within_data:.2f}")
 
 
+def print_quality(report):
+    """The table of npdiff.evaluation.metrics.quality."""
+    row("", "samples", "data")
+    for name, what, form in (("frechet", "Frechet distance", ".2f"), ("precision", "precision", ".1%"),
+                             ("recall", "recall", ".1%")):
+        row(what, *(f"{report[key]:{form}}" for key in (name, f"{name}_data")),
+            note="on this project's classifier features" if name == "frechet" else "")
+
+
 def print_likelihood(log_p, exact, terms):
     """How probable fresh data is under the model, along its flow, and by the variational bound in three
     parts.
