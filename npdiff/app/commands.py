@@ -13,7 +13,7 @@ from npdiff.app.progress import progress
 from npdiff.app.runs import draw_pictures, sampling_in_words, train_and_log, trained_denoiser
 from npdiff.backends import load_backend
 from npdiff.backends.machine import cores
-from npdiff.data import CLASS_NAMES, fashion_mnist, load_data
+from npdiff.data import class_names, data_digest, fashion_mnist, is_real, load_data
 from npdiff.data.files import write_bytes
 from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
 from npdiff.evaluation import metrics
@@ -120,7 +120,7 @@ class Train:
         parameters = sum(array.size for name, array in state.items() if name.startswith("params/"))
         print(f"{recipe.name}: {parameters:,} parameters, steps {denoiser.step + 1:,} to {recipe.steps:,} "
               f"of {recipe.batch_size} samples, seed {seed}")
-        warn_of_signal(recipe, Sampling())
+        print_warnings(recipe, Sampling())
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,14 @@ class Sample:
         from npdiff.app import figures
         title = sampling_in_words(recipe, self.sampling, n)
         if self.label is not None:
-            title += f", class {CLASS_NAMES[recipe.data][self.label]}"
+            names = class_names(recipe.data, data_digest(recipe.data, self.data))
+            title += f", class {names[self.label]}"
         data = None if image else fresh_data(recipe, self.seed, 2000)
         drawn = figures.image_grid(x, 8, title) if image else figures.samples_over_data(x, data, title)
         figures.save(drawn, picture)
         print(out)
         print(picture)
+        print_warnings(recipe, self.sampling)
 
     def labels(self, recipe, n):
         """What to ask the network for: integers (n,), or None."""
@@ -210,14 +212,16 @@ class Evaluate:
             report.print_moons(metrics.moons_report(samples, fresh))
         if recipe.conditional and n >= 2 * recipe.model.classes:
             real = draw_data(1000, generator(self.seed, "data"))
-            report.print_classes(recipe, samples[0].clip(-1, 1), labels, *real)
+            report.print_classes(recipe, samples[0].clip(-1, 1), labels, *real, judged)
+        if image and judged and n >= 4:
+            report.print_quality(metrics.quality(samples[0], *compared))
         known = oracle_of(recipe.data) is not None
         of_weights = metrics.loss_above_floor(denoiser, backend, recipe, self.seed) if known else None
         by_t = metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data)
         report.print_losses(recipe, steps, losses, by_t, of_weights)
         if self.likelihood:
             report.print_likelihood(*data_likelihood(denoiser, backend, recipe, self.seed, self.data))
-        warn_of_signal(recipe, self.sampling)
+        print_warnings(recipe, self.sampling)
 
     def draw(self, denoiser, backend, recipe, n, draws, labels):
         """Independent sets of n samples: a list of float64 arrays (n, ...)."""
@@ -364,9 +368,9 @@ def stops_of(recipe, sampling):
     return (sampling.steps or recipe.num_train_timesteps) + 1
 
 
-def warn_of_signal(recipe, sampling):
-    """One line if sampling starts from pure noise although x_T is not that."""
-    if sentence := doctor.signal_left(recipe, sampling):
+def print_warnings(recipe, sampling):
+    """One line for each thing that is known to be wrong with this way of sampling."""
+    for sentence in doctor.warnings(recipe, sampling):
         print(f"note: {sentence}")
 
 

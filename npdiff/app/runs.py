@@ -6,7 +6,7 @@ import time
 
 from npdiff.app import checkpoint
 from npdiff.app.progress import progress
-from npdiff.data import CLASS_NAMES
+from npdiff.data import class_names, data_digest
 from npdiff.evaluation.metrics import loss_by_t
 from npdiff.models import is_image
 from npdiff.sampling import Sampling, fresh_data, labels_in_turn, sample
@@ -84,8 +84,10 @@ def draw_pictures(run, recipe, seed, backend, data_dir, quiet):
     """Sample the trained run and write its pictures. Prints the path of each."""
     denoiser = trained_denoiser(run, recipe, backend)
     draw_training(run, recipe, seed, denoiser, backend, data_dir)
-    draw_samples = draw_images if is_image(recipe.model) else draw_points
-    draw_samples(run, recipe, seed, denoiser, backend, quiet)
+    if is_image(recipe.model):
+        draw_images(run, recipe, seed, denoiser, backend, data_dir, quiet)
+    else:
+        draw_points(run, recipe, seed, denoiser, backend, quiet)
 
 
 def draw_training(run, recipe, seed, denoiser, backend, data_dir):
@@ -117,7 +119,7 @@ def draw_points(run, recipe, seed, denoiser, backend, quiet, n=2000):
     print(figures.save_points_gif(chain, data, run / "samples.gif", title))
 
 
-def draw_images(run, recipe, seed, denoiser, backend, quiet):
+def draw_images(run, recipe, seed, denoiser, backend, data_dir, quiet):
     """The pictures of images: diffusion_samples.png, denoising_filmstrip.png, samples.gif.
 
     A conditional recipe also has samples_by_class.png.
@@ -135,7 +137,8 @@ def draw_images(run, recipe, seed, denoiser, backend, quiet):
     few = [(t, x[:4]) for t, x in strip(chain, recipe.num_train_timesteps)]
     print(figures.save(figures.image_filmstrip(few, title(4)), run / "denoising_filmstrip.png"))
     if recipe.conditional:
-        by_class = figures.images_by_class(x, labels, CLASS_NAMES[recipe.data], title(n))
+        names = class_names(recipe.data, data_digest(recipe.data, data_dir))
+        by_class = figures.images_by_class(x, labels, names, title(n))
         print(figures.save(by_class, run / "samples_by_class.png"))
     some = [(t, x[:16]) for t, x in chain]
     print(figures.save_images_gif(some, run / "samples.gif", title(16)))

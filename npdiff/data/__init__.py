@@ -1,6 +1,6 @@
 """Data sets: draws of clean data x_0, with labels where the data has them."""
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -47,13 +47,52 @@ CLASS_NAMES = {"shapes": shapes.CLASS_NAMES, "colour-shapes": shapes.CLASS_NAMES
                "fashion-mnist": fashion_mnist.CLASS_NAMES, "fashion-mnist-32": fashion_mnist.CLASS_NAMES}
 
 
-@cache
 def load_data(name, directory=None):
     """The data set called `name`, a key of DATA: a function draw(n, rng) -> x0 (n, ...), labels (n,) or None.
 
-    directory is where its files lie; None looks in the usual places. Raises ValueError for an unknown name or
-    bad files, OSError where none are found.
+    directory is where its files lie; None looks in the usual places. They are read once, and again when they
+    have changed. Raises ValueError for an unknown name or bad files, OSError where none are found.
     """
     if name not in DATA:
         raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATA)}")
+    return load_version(name, directory, version(name, directory))
+
+
+def version(name, directory):
+    """What differs when the files of a data set are changed; None for data without files."""
+    return fashion_mnist.version(directory) if has_files(name) else None
+
+
+def has_files(name):
+    """Whether a data set is read from files in the format of Fashion-MNIST."""
+    return name.startswith("fashion-mnist")
+
+
+@lru_cache(maxsize=8)
+def load_version(name, directory, version):
+    """load_data, kept for each version of the files."""
     return DATA[name](directory)
+
+
+@lru_cache(maxsize=8)
+def digest_of_version(directory, version):
+    """fashion_mnist.digest, kept for each version of the files."""
+    return fashion_mnist.digest(directory)
+
+
+def data_digest(name, directory=None):
+    """What the files of a data set hold, a string that differs for other content; None for data without
+    files. Errors as those of load_data.
+    """
+    return digest_of_version(directory, version(name, directory)) if has_files(name) else None
+
+
+def is_real(name, digest):
+    """Whether data_digest says that the files are those that the data set is named after."""
+    return not has_files(name) or digest == fashion_mnist.real_digest()
+
+
+def class_names(name, digest):
+    """The names of the classes; the labels 0..9 where the files, by data_digest, are not Fashion-MNIST's."""
+    names = CLASS_NAMES[name]
+    return names if is_real(name, digest) else tuple(map(str, range(len(names))))

@@ -8,7 +8,9 @@ The header of the images may promise only as many images as there are labels. Th
 promise up to MAX_LABELS.
 """
 
+import filecmp
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,6 +69,39 @@ def load(split, directory=None, verify=False, quiet=False):
     return to_float(images), labels
 
 
+def digest(directory=None):
+    """What the training images and labels are: the SHA-256 of both files, with a space between. It is
+    real_digest() for Fashion-MNIST.
+
+    Only the files of an explicit directory are read: in the other places load_bytes takes no other set.
+    Errors as those of load_bytes.
+    """
+    _, source = place(directory)
+    if source != "argument":
+        return real_digest()
+    images, labels = load_bytes("train", directory)
+    return f"{sha256(images)} {sha256(labels.astype(np.uint8))}"
+
+
+def real_digest():
+    """The digest of Fashion-MNIST itself."""
+    return f"{SPLITS['train'].images_sha256} {SPLITS['train'].labels_sha256}"
+
+
+def version(directory=None):
+    """The path, size and time of change of the training files, in a tuple: it differs when they are changed.
+
+    Files that are not found are left out.
+    """
+    directory, _ = place(directory)
+    files = []
+    for name in (SPLITS["train"].images, SPLITS["train"].labels):
+        with suppress(FileNotFoundError):
+            path = find(directory, name)
+            files.append((str(path), path.stat().st_size, path.stat().st_mtime_ns))
+    return tuple(files)
+
+
 def to_float(images):
     """Bytes 0..255 on the scale of the networks, [-1, 1].   (N, 28, 28) uint8 -> (N, 1, 28, 28) float32
 
@@ -85,6 +120,8 @@ def load_bytes(split, directory=None, verify=False, quiet=False):
     the directory that the environment variable NPDIFF_DATA names. Without that, they are looked for in the
     user's cache; a file that is missing there is downloaded. A terminal then shows a progress bar, unless
     quiet.
+
+    Other names and folders that are known are taken too: see find.
 
     NPDIFF_DATA and the cache must hold Fashion-MNIST, to the bit. A directory given here may hold any data
     set of this format (MNIST, Kuzushiji-MNIST, ...), unless verify.
@@ -122,27 +159,62 @@ REMEDY = {
 def place(directory=None):
     """Where the files are looked for: (Path, source), source a key of REMEDY.
 
-    That is the first of `directory`, NPDIFF_DATA and the user's cache that is set.
+    That is the first of `directory`, NPDIFF_DATA and the user's cache that is set. Where it leads to one of
+    the files, the place is that file's directory.
     """
     if directory is not None:
-        return Path(directory).expanduser(), "argument"
+        return folder_of(Path(directory).expanduser()), "argument"
     if os.environ.get("NPDIFF_DATA"):
-        return Path(os.environ["NPDIFF_DATA"]).expanduser(), "environment"
+        return folder_of(Path(os.environ["NPDIFF_DATA"]).expanduser()), "environment"
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():         # unset, or a value that the XDG specification says to ignore
         cache = Path.home() / ".cache"
     return cache / "npdiff" / "fashion-mnist", "cache"
 
 
+def folder_of(path):
+    """The directory of a path that is a file of a split; any other path as it is."""
+    name = path.name.removesuffix(".gz").replace(".idx", "-idx")
+    known = name in {file for split in SPLITS.values() for file in (split.images, split.labels)}
+    return path.parent if known and path.is_file() else path
+
+
 def find(directory, name):
-    """The path of the file `name`, gzipped or plain, in a directory. Raises FileNotFoundError."""
-    for path in (directory / f"{name}.gz", directory / name):
-        if path.is_file():
-            return path
+    """The path of the file `name`, gzipped or plain, in a directory.
+
+    Where it is not there, these are tried: `name` with a dot, as in train-images.idx3-ubyte; the folder
+    FashionMNIST/raw, which a loader makes; a folder of the file's own name, which some unpackers make. Raises
+    FileNotFoundError for none, ValueError for several that differ.
+    """
+    dotted = name.replace("-idx", ".idx")
+    beside = directory / dotted, *(directory / "FashionMNIST" / "raw" / n for n in (name, dotted)), \
+        *(directory / folder / n for folder in (name, dotted) for n in (name, dotted))
+    if here := either(directory / name):
+        return here
+    found = [path for path in map(either, beside) if path]
+    if not found:
+        raise FileNotFoundError(f"{directory}: {what_is_there(directory, name)}")
+    if not all(filecmp.cmp(found[0], other, shallow=False) for other in found[1:]):
+        raise ValueError(f"{directory}: {' and '.join(str(path.relative_to(directory)) for path in found)} "
+                         f"differ; it should hold one of them, as {name}")
+    return found[0]
+
+
+def either(path):
+    """The file at path.gz, else the one at path, else None."""
+    return next((file for file in (path.with_name(f"{path.name}.gz"), path) if file.is_file()), None)
+
+
+def what_is_there(directory, name):
+    """What is wrong with a directory that lacks the file `name`, and what it holds."""
+    needed = f"it should hold {name}.gz or {name}"
+    if not directory.exists():
+        return f"there is no such directory; {needed}"
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: there is no such directory; "
-                                f"it should hold {name}.gz or {name}")
-    raise FileNotFoundError(f"{directory}: it should hold {name}.gz or {name}, and holds neither")
+        return f"this is a file; a directory is expected, and {needed}"
+    names = sorted(path.name for path in directory.iterdir())
+    held = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{needed}, and holds neither; " + (f"it holds {held}" if names else "it is empty")
 
 
 def read_labels(path, split):
@@ -183,6 +255,8 @@ def download_missing(split, directory, quiet=False):
 
 
 def download_unless_there(name, directory, content_size, check, quiet):
-    """Download the file `name` into `directory`, unless it is there, gzipped or plain."""
-    if not any((directory / file).exists() for file in (name, f"{name}.gz")):
+    """Download the file `name` into `directory`, unless find finds it there."""
+    try:
+        find(directory, name)
+    except FileNotFoundError:
         download(f"{BASE_URL}{name}.gz", directory / f"{name}.gz", content_size, check, quiet)
