@@ -13,10 +13,11 @@ from npdiff.app.progress import progress
 from npdiff.app.runs import draw_pictures, sampling_in_words, train_and_log, trained_denoiser
 from npdiff.backends import load_backend
 from npdiff.backends.machine import cores
-from npdiff.data import class_names, data_digest, fashion_mnist, is_real, load_data
+from npdiff.data import class_names, data_digest, fashion_mnist, load_data
 from npdiff.data.files import write_bytes
 from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
 from npdiff.evaluation import metrics
+from npdiff.evaluation.judge import real_images
 from npdiff.evaluation.likelihood import data_likelihood
 from npdiff.models import MODELS, is_image
 from npdiff.recipes import RECIPES, get_recipe
@@ -165,9 +166,9 @@ class Sample:
         data = None if image else fresh_data(recipe, self.seed, 2000)
         drawn = figures.image_grid(x, 8, title) if image else figures.samples_over_data(x, data, title)
         figures.save(drawn, picture)
+        print_warnings(recipe, self.sampling)
         print(out)
         print(picture)
-        print_warnings(recipe, self.sampling)
 
     def labels(self, recipe, n):
         """What to ask the network for: integers (n,), or None."""
@@ -205,16 +206,20 @@ class Evaluate:
                              f"for images of 8 bits, which {recipe.data} are not")
         n, draws = (self.n if self.n is not None else 200 if image else 5000), 1 if image else 5
         labels = labels_in_turn(recipe, max(n, 0))
+        images, unjudged = real_images(recipe.data, self.seed, max(n, 0), self.data)
         samples = self.draw(denoiser, backend, recipe, n, draws, labels)
+        metrics.check_finite(np.concatenate(samples))
         print(f"{recipe.name}, {self.run_dir}: {draws} x {n} samples, seed {self.seed}")
         if not image:
             fresh = [fresh_data(recipe, self.seed, n, k) for k in range(FRESH)]
             report.print_moons(metrics.moons_report(samples, fresh))
         if recipe.conditional and n >= 2 * recipe.model.classes:
             real = draw_data(1000, generator(self.seed, "data"))
-            report.print_classes(recipe, samples[0].clip(-1, 1), labels, *real, judged)
-        if image and judged and n >= 4:
-            report.print_quality(metrics.quality(samples[0], *compared))
+            report.print_classes(recipe, samples[0].clip(-1, 1), labels, *real, judged=images is not None)
+        if images and n >= 4:
+            report.print_quality(metrics.quality(samples[0][:len(images[0])], *images))
+        if unjudged:
+            print(f"  {unjudged}")
         known = oracle_of(recipe.data) is not None
         of_weights = metrics.loss_above_floor(denoiser, backend, recipe, self.seed) if known else None
         by_t = metrics.loss_by_t(denoiser, backend, recipe, self.seed, self.data)

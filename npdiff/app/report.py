@@ -23,13 +23,14 @@ def print_moons(report):
     row("mean", *("({:.3f}, {:.3f})".format(*report[name]) for name in ("mean", "mean_data")))
 
 
-def print_classes(recipe, samples, labels, data, data_labels):
+def print_classes(recipe, samples, labels, data, data_labels, judged):
     """How often the judge names the class that was asked for, and the mean distance within a class.
 
-    Both for samples (n, C, H, W) with labels (n,), and for real images.
+    Both for samples (n, C, H, W) with labels (n,), and for real images. judged says whether the judge knows
+    images of this kind.
     """
     row("", "samples", "data")
-    if recipe.data == "fashion-mnist":
+    if judged and recipe.data == "fashion-mnist":
         accuracies = judge.class_accuracy(samples, labels), judge.class_accuracy(data, data_labels)
         row("classified as asked", *(f"{accuracy:.1%}" for accuracy in accuracies))
     within, within_data = metrics.diversity(samples, labels), metrics.diversity(data, data_labels)

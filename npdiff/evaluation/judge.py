@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from npdiff.data import data_digest, fashion_mnist, has_files, is_real
 from npdiff.data.files import write_bytes
 from npdiff.models.checks import check_at_least, check_image
 from npdiff.models.layers import (
@@ -33,6 +34,7 @@ from npdiff.models.layers import (
 from npdiff.nn.attention import softmax
 from npdiff.nn.embedding import check_labels
 from npdiff.nn.linear import linear_forward
+from npdiff.rng import generator
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 CHUNK = 32              # images classified at once: few enough that their features stay in cache
@@ -193,6 +195,28 @@ def features(images, params=None):
         _, cache = forward(params, images[n:n + CHUNK].astype(np.float32), config)
         seen[n:n + CHUNK], _ = cache["linear1.silu"]                                    # (CHUNK, U)
     return seen
+
+
+def real_images(data, seed, n, directory=None):
+    """What samples are compared with: n training images and n test images of Fashion-MNIST, (n, 1, 28, 28)
+    each, drawn without replacement; or why the judge does not know this data, a sentence.
+
+    -> ((training, test), None), or (None, sentence), or (None, None) for data of another kind. directory is
+    where the files lie. n is at most 10,000, the number of test images; for a larger n it is that.
+    Errors are those of npdiff.data.load_data.
+    """
+    if not has_files(data):
+        return None, None
+    if not is_real(data, data_digest(data, directory)):
+        return None, "no judge: it knows the images of Fashion-MNIST, and by SHA-256 these are others"
+    try:
+        test, _ = fashion_mnist.load_bytes("test", directory, verify=True)
+    except (FileNotFoundError, ValueError) as error:
+        return None, f"no comparison with real test images: {error}"
+    training, _ = fashion_mnist.load_bytes("train", directory)
+    rng, n = generator(seed, "data", 2**32 + 1), min(n, len(test))      # a step that no other draw uses
+    drawn = [images[rng.permutation(len(images))[:n]] for images in (training, test)]
+    return [fashion_mnist.to_float(images) for images in drawn], None
 
 
 def class_accuracy(images, labels, params=None):
