@@ -190,14 +190,13 @@ def harm(recipe, sampling, n=150):
 def test_an_amplified_error_ruins_samples_and_every_cure_helps(recipe, sampling):
     record = doctor.amplification(recipe, sampling)
     exact, wrong = harm(recipe, sampling)
-    assert record.finding and wrong > 1.5 * exact
-    print(exact, wrong)
+    assert record.finding and wrong > 5 * exact
     cures = doctor.cures(recipe, sampling)
     assert len(cures) >= 2 and record.advice == " or ".join(cures)
     for cure in cures:
         changed = follow(cure, recipe, sampling)
         assert doctor.amplification(*changed).finding is None
-        print(cure, harm(*changed))
+        assert harm(*changed)[1] < 0.25 * wrong
 
 
 def follow(advice, recipe, sampling):
@@ -215,7 +214,7 @@ def follow(advice, recipe, sampling):
 
 @pytest.mark.parametrize("schedule", sorted(set(SCHEDULES) - {"straight", "zero_snr_linear"}))
 def test_no_advice_leads_into_amplification(schedule):
-    """Every alternative of every advice, followed as it stands. (The two schedules left out take no epsilon.)"""
+    """Every alternative of every advice, followed as it stands. The two other schedules refuse epsilon."""
     x0, followed = moons(500), 0
     for T, sampler, spacing, clip in itertools.product(
         (10, 50, 200), ("ddim", "ancestral", "naive_skip"), ("leading", "trailing"), (None, 1.0)
