@@ -34,12 +34,12 @@ from threadpoolctl import threadpool_limits
 
 from npdiff.app.figures import points_panel, save
 from npdiff.backends.numpy import NumpyBackend
-from npdiff.data.moons import make_moons
+from npdiff.data.moons import JITTER, SCALE
 from npdiff.evaluation.metrics import energy_distance
 from npdiff.recipes import MOONS
 from npdiff.rng import generator
 from npdiff.sampling import Sampling, sample
-from npdiff.verify.oracle import Moons
+from npdiff.verify.oracle import GaussianMixture
 
 STEPS = (5, 10, 20, 50, 100)
 SAMPLERS = {    # name: the sampling, line and marker, colour
@@ -49,6 +49,25 @@ SAMPLERS = {    # name: the sampling, line and marker, colour
     "DDIM, eta = 0.5": (Sampling("ddim", eta=0.5), "P-.", "tab:purple"),
     "ancestral": (Sampling("ancestral"), "o-", "black"),
 }
+
+
+def arcs(pieces=8):
+    """The two moons as a mixture of normal distributions, `pieces` on each arc, in order along the arcs."""
+    width = np.pi / pieces
+    tau = width * (np.arange(pieces) + 0.5)
+    along = np.stack([-np.sin(tau), np.cos(tau)], axis=1)                               # (pieces, 2)
+    upper = np.stack([np.cos(tau), np.sin(tau)], axis=1)
+    means = np.concatenate([upper, [1, 0.5] - upper])                                   # (K, 2)
+    # along the arc as wide as a piece, whose variance is width^2 / 12
+    one = width ** 2 / 12 * along[:, :, None] * along[:, None] + JITTER ** 2 * np.eye(2)
+    covariances = np.concatenate([one, one])                                            # (K, 2, 2)
+    return GaussianMixture(np.full(len(means), 1 / len(means)), SCALE * means, SCALE ** 2 * covariances)
+
+
+def crowding(points, mixture):
+    """How many points lie nearest to each centre of the mixture, divided by the number expected: (K,)."""
+    distance = np.linalg.norm(points[:, None] - mixture.means, axis=2)                  # (N, K)
+    return np.bincount(distance.argmin(1), minlength=len(mixture.means)) * len(mixture.means) / len(points)
 
 
 def smooth_error(seed, waves=64):
@@ -65,12 +84,13 @@ def calls(sampling):
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")       # small products: more threads only wait
-def main(error: float = 0.1, samples: int = 400, seed: int = 0, out: Path = Path("runs/examples")):
+def main(error: float = 0.05, samples: int = 1000, seed: int = 0, out: Path = Path("runs/examples")):
     recipe, backend = replace(MOONS, num_train_timesteps=100), NumpyBackend(dtype="float64")
-    exact, wave = Moons().predict(recipe.make_schedule()), smooth_error(seed)
+    mixture = arcs()
+    exact, wave = mixture.predict(recipe.make_schedule()), smooth_error(seed)
     networks = {size: SimpleNamespace(predict=lambda x, t, labels, size=size: exact(x, t) + size * wave(x, t))
                 for size in (0.0, error)}
-    data, fresh = make_moons(5000, generator(seed, "data")), make_moons(samples, generator(seed, "data", 1))
+    data, fresh = (mixture.sample(n, generator(seed, "data", draw)) for draw, n in enumerate((2000, samples)))
     floor, clouds, distance, asked = energy_distance(fresh, data), {}, {}, {}
     for name, (sampling, *_) in SAMPLERS.items():
         sizes = (0.0, error) if name in ("DDIM", "ancestral") else (error,)
@@ -87,17 +107,19 @@ def main(error: float = 0.1, samples: int = 400, seed: int = 0, out: Path = Path
     print(f"{'':17}error   steps{''.join(f'{k:8}' for k in STEPS)}   (Heun: half as many, twice the calls)")
     for (name, size), values in distance.items():
         print(f"{name:17}{size:5g}        {''.join(f'{value:8.4f}' for value in values)}")
-    figure = draw(asked, distance, floor, clouds, data, error, recipe)
+    crowds = {name: crowding(clouds[name, error], mixture) for name in ("DDIM", "ancestral")}
+    figure = draw(asked, distance, floor, clouds, data, crowds, error, recipe)
     print(save(figure, out / "18_fresh_noise.png"))
-    return {"distance": distance, "floor": floor, "clouds": clouds, "calls": asked, "figure": figure}
+    return {"distance": distance, "floor": floor, "clouds": clouds, "calls": asked, "crowds": crowds,
+            "figure": figure}
 
 
-def draw(asked, distance, floor, clouds, data, error, recipe):
-    """Left: the distance against the calls. Right: the samples of DDIM and of the ancestral sampler."""
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    figure.suptitle(f"moons, {recipe.schedule} schedule, T = {recipe.num_train_timesteps}: the exact denoiser "
-                    f"with a planted error of {error:g} in eps")
-    left, *right = figure.subplots(1, 3, width_ratios=[1.3, 1, 1])
+def draw(asked, distance, floor, clouds, data, crowds, error, recipe):
+    """Left: the distance against the calls. Then the samples of DDIM, and how crowded the arcs are."""
+    figure = Figure(figsize=(15, 5.4), layout="constrained")
+    figure.suptitle(f"two moons, {recipe.schedule} schedule, T = {recipe.num_train_timesteps}: the exact "
+                    f"denoiser with a planted error of {error:g} in eps")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1.2, 1, 1.2])
     for name, (_, line, colour) in SAMPLERS.items():
         look = {"color": colour, "markersize": 7}
         left.plot(asked[name], distance[name, error], line, linewidth=2, label=name, **look)
@@ -106,15 +128,24 @@ def draw(asked, distance, floor, clouds, data, error, recipe):
                       label=f"{name}, no error", **look)
     left.axhline(floor, color="0.85", linewidth=6, zorder=0, label="fresh data")
     left.set(xscale="log", yscale="log", xticks=STEPS, xticklabels=STEPS, xlabel="network calls")
-    left.set(ylabel="energy distance to the data")
+    left.set(ylabel="energy distance to the data", title="how far the samples are from the data")
     left.minorticks_off()
-    left.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2)
-    for panel, name in zip(right, ("DDIM", "ancestral")):
-        panel_title = f"{name}, {STEPS[-1]} steps, planted error\nenergy distance {distance[name, error][-1]:.4f}"
-        points_panel(panel, clouds[name, error], data[:2000], panel_title)
-        panel.set(xlim=(-2.2, 3.7), ylim=(-1.7, 2.2), xlabel="$x_1$")
-    right[0].set_ylabel("$x_2$")
-    right[0].legend(frameon=False, loc="lower left", markerscale=2)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower left", ncols=4, frameon=False)
+    points_panel(middle, clouds["DDIM", error], data, f"DDIM, {STEPS[-1]} steps, with the error")
+    middle.set(xlim=(-2.2, 3.7), ylim=(-1.9, 2.2), xlabel="$x_1$", ylabel="$x_2$")
+    middle.legend(frameon=False, loc="lower left", markerscale=2)
+    K = len(crowds["DDIM"])
+    for name, line, width in (("DDIM", "-", 2.5), ("ancestral", "--", 1.5)):
+        colour = SAMPLERS[name][2]
+        right.plot(np.arange(1, K + 1), crowds[name], line, color=colour, linewidth=width, marker=".",
+                   label=f"{name}, {STEPS[-1]} steps, with the error")
+    right.axhline(1, color="0.85", linewidth=6, zorder=0, label="data")
+    right.axvline(K / 2 + 0.5, color="0.5", linewidth=0.8, linestyle=":")
+    right.set(title="how crowded the arcs are", ylabel="samples in a piece / the right number",
+              xlabel="piece: the upper arc from right to left, then the lower one",
+              ylim=(0, 1.4 * crowds["DDIM"].max()))
+    right.legend(frameon=False, loc="upper right")
     return figure
 
 
