@@ -176,6 +176,7 @@ def quality(samples, data, fresh):
     The numbers depend on n, so n must be the same in a comparison. They are not those that other
     networks' features give (FID). Raises ValueError for nan or inf and for fewer than 4 images.
     """
+    check_finite(samples)                                   # before they are held in [-1, 1], which hides inf
     samples, data, fresh = (judge.features(middle(images)).astype(np.float64)
                             for images in (samples, data, fresh))                           # (n, 64) each
     report = {}
