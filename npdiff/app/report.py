@@ -41,10 +41,12 @@ def print_classes(recipe, samples, labels, data, data_labels, judged):
 def print_quality(report):
     """The table of npdiff.evaluation.metrics.quality."""
     row("", "samples", "data")
-    for name, what, form in (("frechet", "Frechet distance", ".2f"), ("precision", "precision", ".1%"),
-                             ("recall", "recall", ".1%")):
-        row(what, *(f"{report[key]:{form}}" for key in (name, f"{name}_data")),
-            note="on this project's classifier features" if name == "frechet" else "")
+    notes = "on this project's classifier features"
+    if report["n"] < metrics.ENOUGH:
+        notes += f"; these three are rough with n = {report['n']}, take {metrics.ENOUGH:,} or more"
+    row("Frechet distance", *(f"{report[key]:.2f}" for key in ("frechet", "frechet_data")), note=notes)
+    for name in ("precision", "recall"):
+        row(name, *(f"{report[key]:.1%}" for key in (name, f"{name}_data")))
 
 
 def print_likelihood(log_p, exact, terms):

@@ -190,8 +190,9 @@ def cures(recipe, sampling):
         f"--steps {enough}": (recipe, replace(sampling, steps=enough)),
         f"--sampler ancestral --steps {T}": (recipe, replace(sampling, sampler="ancestral", steps=T)),
         f"--clip {reach(recipe):g}": (recipe, replace(sampling, clip=reach(recipe))),
-        "--prediction-type v_prediction": (replace(recipe, prediction_type="v_prediction"), sampling),
-        "--schedule rescaled_linear": (replace(recipe, schedule="rescaled_linear"), sampling),
+        "--prediction-type v_prediction in training":
+            (replace(recipe, prediction_type="v_prediction"), sampling),
+        "--schedule rescaled_linear in training": (replace(recipe, schedule="rescaled_linear"), sampling),
     }
     numbers = {flags: amplified(*changed)[1] for flags, changed in changes.items()}
     return [f"{flags} (then by {in_digits(number)})" for flags, number in numbers.items()
