@@ -186,18 +186,16 @@ def find(directory, name):
     FashionMNIST/raw, which a loader makes; a folder of the file's own name, which some unpackers make. Raises
     FileNotFoundError for none, ValueError for several that differ.
     """
-    dotted = name.replace("-idx", ".idx")
-    beside = directory / dotted, *(directory / "FashionMNIST" / "raw" / n for n in (name, dotted)), \
-        *(directory / folder / n for folder in (name, dotted) for n in (name, dotted))
-    if here := either(directory / name):
-        return here
-    found = [path for path in map(either, beside) if path]
+    names = name, name.replace("-idx", ".idx")
+    places = [directory / folder / file for folder in ("", "FashionMNIST/raw", *names) for file in names]
+    found = [path for path in map(either, places) if path]
     if not found:
         raise FileNotFoundError(f"{directory}: {what_is_there(directory, name)}")
-    if not all(filecmp.cmp(found[0], other, shallow=False) for other in found[1:]):
-        raise ValueError(f"{directory}: {' and '.join(str(path.relative_to(directory)) for path in found)} "
-                         f"differ; it should hold one of them, as {name}")
-    return found[0]
+    official = either(directory / name)
+    if not official and not all(filecmp.cmp(found[0], other, shallow=False) for other in found[1:]):
+        differing = " and ".join(str(path.relative_to(directory)) for path in found)
+        raise ValueError(f"{directory}: {differing} differ; it should hold one of them, as {name}")
+    return official or found[0]
 
 
 def either(path):
