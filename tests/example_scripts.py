@@ -22,6 +22,7 @@ TINY = {
     "14_small_steps": {"samples": 300},
     "15_schedules": {"steps": 200, "samples": 100, "num_train_timesteps": 100},
     "16_scheduler_library": {"steps": 500, "samples": 300},
+    "18_fresh_noise": {"samples": 300},
 }
 FILES = {"09_train_judge": {"09_train_judge.safetensors"}}      # what a script writes beside its picture
 NO_FLAGS = {"00_moons", "00_moons_torch"}                       # scripts that take no flags

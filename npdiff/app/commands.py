@@ -99,7 +99,7 @@ class Train:
         sizes = [array.size for name, array in run.denoiser.export().items() if name.startswith("params/")]
         self.say(f"{run.recipe.name}: {sum(sizes):,} parameters, steps {run.denoiser.step + 1:,} "
                  f"to {run.recipe.steps:,} of {run.recipe.batch_size} samples, seed {run.seed}")
-        warn_of_signal(run.recipe, Sampling.of(run.recipe))
+        print_warnings(run.recipe, Sampling.of(run.recipe))
 
     def say(self, line):
         """Print a line, unless quiet."""
@@ -143,7 +143,7 @@ class Sample:
         if out.suffix != ".npz":
             raise ValueError(f"--out is {out}; it must end in .npz")
         check_free(out, picture)
-        warn_of_signal(run.recipe, self.sampling)
+        print_warnings(run.recipe, self.sampling)
         x = run.sample(self.n, self.label, self.seed, self.quiet, **vars(self.sampling))
         buffer, labels = io.BytesIO(), run.labels(len(x), self.label)
         np.savez(buffer, samples=x, **({} if labels is None else {"labels": labels}))
@@ -167,7 +167,7 @@ class Evaluate:
 
     def run(self):
         run = open_run(self.run_dir, backend_of(self), self.data)
-        warn_of_signal(run.recipe, self.sampling)
+        print_warnings(run.recipe, self.sampling)
         numbers = run.evaluate(self.n, self.seed, self.likelihood, self.quiet, **vars(self.sampling))
         print(f"{run!r}: {numbers['draws']} x {numbers['n']} samples, seed {self.seed}")
         if len(run.steps):
@@ -322,9 +322,9 @@ def print_each(paths):
         print(path)
 
 
-def warn_of_signal(recipe, sampling):
-    """One line if sampling starts from pure noise although x_T is not that."""
-    if sentence := doctor.signal_left(recipe, sampling):
+def print_warnings(recipe, sampling):
+    """One line for each thing that is known to be wrong with this way of sampling."""
+    for sentence in doctor.warnings(recipe, sampling):
         print(f"note: {sentence}")
 
 

@@ -18,6 +18,10 @@ def print_evaluation(numbers):
         print_points(numbers)
     if "within_class" in numbers:
         print_classes(numbers)
+    if "frechet" in numbers:
+        print_quality(numbers)
+    if "no_judge" in numbers:
+        print(f"  {numbers['no_judge']}")
     if "loss" in numbers:
         row = loss_in_words(numbers["loss"], numbers["loss_floor"])
         print(f"  {'expected loss of these weights':34}{row}")
@@ -48,6 +52,17 @@ def print_classes(numbers):
     within, within_data = numbers["within_class"], numbers["within_class_data"]
     row("mean distance within a class", f"{within:.2f}", f"{within_data:.2f}",
         note=f"samples divided by data {within / within_data:.2f}")
+
+
+def print_quality(report):
+    """The table of npdiff.evaluation.metrics.quality."""
+    row("", "samples", "data")
+    notes = "on this project's classifier features"
+    if report["n"] < metrics.ENOUGH:
+        notes += f"; these three are rough with n = {report['n']}, take {metrics.ENOUGH:,} or more"
+    row("Frechet distance", *(f"{report[key]:.2f}" for key in ("frechet", "frechet_data")), note=notes)
+    for name in ("precision", "recall"):
+        row(name, *(f"{report[key]:.1%}" for key in (name, f"{name}_data")))
 
 
 def print_likelihood(log_p, exact, terms):

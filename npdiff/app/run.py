@@ -17,6 +17,7 @@ from npdiff.app.checkpoint import RunConfig
 from npdiff.app.progress import progress
 from npdiff.backends import load_backend
 from npdiff.data import load_data
+from npdiff.data.fashion_mnist import REAL_DIGEST
 from npdiff.evaluation import judge, metrics
 from npdiff.evaluation.likelihood import data_likelihood
 from npdiff.models import is_image
@@ -213,7 +214,7 @@ class Run:
         """
         recipe, image = self.recipe, is_image(self.recipe.model)
         sampling = Sampling.of(recipe, **sampling)
-        self.dataset()                          # missing or other data is an error before the sampling
+        dataset = self.dataset()                # missing or other data is an error before the sampling
         if likelihood and image and not recipe.data.startswith("fashion-mnist"):
             raise ValueError(f"likelihood is asked of {recipe.name}; it is for points and "
                              f"for images of 8 bits, which {recipe.data} are not")
@@ -223,6 +224,7 @@ class Run:
                 for stop in self.chain(n, labels, sampling, seed, FRESH + draw))
         walk = progress(walk, draws * self.stops(sampling), "sampling", quiet)
         samples = [x.astype(np.float64) for t, x in walk if t == 0]
+        metrics.check_finite(np.concatenate(samples))
         if not image:
             fresh = [self.fresh_data(n, seed, k) for k in range(FRESH)]
             report = metrics.moons_report if recipe.data == "moons" else metrics.points_report
@@ -230,12 +232,16 @@ class Run:
             numbers |= {name: self.in_units(numbers[name]) for name in ("mean", "mean_data")}
         if recipe.conditional and n >= 2 * recipe.model.classes:
             images = samples[0].clip(-1, 1)
-            data, data_labels = self.dataset().draw(1000, generator(seed, "data"))
+            data, data_labels = dataset.draw(1000, generator(seed, "data"))
             numbers |= {"within_class": metrics.diversity(images, labels),
                         "within_class_data": metrics.diversity(data, data_labels)}
-            if recipe.data == "fashion-mnist":
+            if recipe.data == "fashion-mnist" and dataset.digest == REAL_DIGEST:
                 numbers |= {"as_asked": judge.class_accuracy(images, labels),
                             "as_asked_data": judge.class_accuracy(data, data_labels)}
+        if recipe.data.startswith("fashion-mnist"):
+            real, no_judge = judge.real_images(dataset.digest, seed, n, self.data)
+            numbers |= metrics.quality(samples[0][:len(real[0])], *real) if real and n >= 4 else {}
+            numbers |= {"no_judge": no_judge} if no_judge else {}
         denoiser = self.sampler()
         if oracle_of(recipe.data) is not None:
             loss, floor = metrics.loss_above_floor(denoiser, self.backend, recipe, seed)

@@ -1,10 +1,10 @@
 """Data sets: draws of clean data x_0, with labels where the data has them."""
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
-from npdiff.data import fashion_mnist, idx, moons, own, shapes
+from npdiff.data import fashion_mnist, moons, own, shapes
 from npdiff.data.dataset import DataSet
 
 
@@ -18,7 +18,10 @@ def load_fashion_mnist(directory, padding=0):
         margins = [(0, 0), (0, 0), (padding, padding), (padding, padding)]
         return np.pad(x0, margins, constant_values=-1), labels[rows]
 
-    return DataSet(draw, fashion_mnist.CLASS_NAMES, idx.sha256(images))
+    digest = fashion_mnist.digest(images, labels)
+    numbers = tuple(map(str, range(len(fashion_mnist.CLASS_NAMES))))        # of another set in this format
+    names = fashion_mnist.CLASS_NAMES if digest == fashion_mnist.REAL_DIGEST else numbers
+    return DataSet(draw, names, digest)
 
 
 def by_rule(draw, class_names=()):
@@ -45,13 +48,26 @@ DATA = {
 }
 
 
-@cache
 def load_data(name, directory=None):
     """The DataSet called `name`, a key of DATA.
 
-    directory is where its files lie; for Fashion-MNIST None looks in the usual places. Raises ValueError for
-    an unknown name, bad files, or a directory given for data without files; OSError where none are found.
+    directory is where its files lie; for Fashion-MNIST None looks in the usual places. Files are read once,
+    and again when they have changed. Raises ValueError for an unknown name, bad files, or a directory given
+    for data without files; OSError where none are found.
     """
     if name not in DATA:
         raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATA)}")
+    return load_version(name, directory, version(name, directory))
+
+
+def version(name, directory):
+    """What differs when the files of a data set are changed; None for data without files."""
+    if name.startswith("fashion-mnist"):
+        return fashion_mnist.version(directory)
+    return own.version(directory) if name in ("points", "images") else None
+
+
+@lru_cache(maxsize=8)
+def load_version(name, directory, version):
+    """load_data, kept for each version of the files."""
     return DATA[name](directory)

@@ -8,14 +8,16 @@ The header of the images may promise only as many images as there are labels. Th
 promise up to MAX_LABELS.
 """
 
+import filecmp
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from npdiff.data.download import download
-from npdiff.data.files import naming
+from npdiff.data.files import naming, stamps
 from npdiff.data.idx import header_size, read_idx, sha256
 
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -57,6 +59,10 @@ SPLITS = {
 }
 
 
+REAL_DIGEST = f"{SPLITS['train'].images_sha256} {SPLITS['train'].labels_sha256}"
+"""The digest of Fashion-MNIST's own training images and labels."""
+
+
 def load(split, directory=None, verify=False, quiet=False):
     """One split as a network sees it: images (N, 1, 28, 28) float32 in [-1, 1], labels (N,) int64 in 0..9.
 
@@ -65,6 +71,19 @@ def load(split, directory=None, verify=False, quiet=False):
     """
     images, labels = load_bytes(split, directory, verify, quiet)
     return to_float(images), labels
+
+
+def digest(images, labels):
+    """The SHA-256 of the files of these images (N, 28, 28) and labels (N,), with a space between."""
+    return f"{sha256(images)} {sha256(labels.astype(np.uint8))}"
+
+
+def version(directory=None):
+    """What differs when the training files are changed, see npdiff.data.files.stamps; () without them."""
+    directory, _ = place(directory)
+    with suppress(FileNotFoundError):
+        return stamps(find(directory, name) for name in (SPLITS["train"].images, SPLITS["train"].labels))
+    return ()
 
 
 def to_float(images):
@@ -85,6 +104,8 @@ def load_bytes(split, directory=None, verify=False, quiet=False):
     the directory that the environment variable NPDIFF_DATA names. Without that, they are looked for in the
     user's cache; a file that is missing there is downloaded. A terminal then shows a progress bar, unless
     quiet.
+
+    Other names and folders that are known are taken too: see find.
 
     NPDIFF_DATA and the cache must hold Fashion-MNIST, to the bit. A directory given here may hold any data
     set of this format (MNIST, Kuzushiji-MNIST, ...), unless verify.
@@ -122,27 +143,60 @@ REMEDY = {
 def place(directory=None):
     """Where the files are looked for: (Path, source), source a key of REMEDY.
 
-    That is the first of `directory`, NPDIFF_DATA and the user's cache that is set.
+    That is the first of `directory`, NPDIFF_DATA and the user's cache that is set. Where it leads to one of
+    the files, the place is that file's directory.
     """
     if directory is not None:
-        return Path(directory).expanduser(), "argument"
+        return folder_of(Path(directory).expanduser()), "argument"
     if os.environ.get("NPDIFF_DATA"):
-        return Path(os.environ["NPDIFF_DATA"]).expanduser(), "environment"
+        return folder_of(Path(os.environ["NPDIFF_DATA"]).expanduser()), "environment"
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():         # unset, or a value that the XDG specification says to ignore
         cache = Path.home() / ".cache"
     return cache / "npdiff" / "fashion-mnist", "cache"
 
 
+def folder_of(path):
+    """The directory of a path that is a file of a split; any other path as it is."""
+    name = path.name.removesuffix(".gz").replace(".idx", "-idx")
+    known = name in {file for split in SPLITS.values() for file in (split.images, split.labels)}
+    return path.parent if known and path.is_file() else path
+
+
 def find(directory, name):
-    """The path of the file `name`, gzipped or plain, in a directory. Raises FileNotFoundError."""
-    for path in (directory / f"{name}.gz", directory / name):
-        if path.is_file():
-            return path
+    """The path of the file `name`, gzipped or plain, in a directory.
+
+    Where it is not there, these are tried: `name` with a dot, as in train-images.idx3-ubyte; the folder
+    FashionMNIST/raw, which a loader makes; a folder of the file's own name, which some unpackers make. Raises
+    FileNotFoundError for none, ValueError for several that differ.
+    """
+    names = name, name.replace("-idx", ".idx")
+    places = [directory / folder / file for folder in ("", "FashionMNIST/raw", *names) for file in names]
+    found = [path for path in map(either, places) if path]
+    if not found:
+        raise FileNotFoundError(f"{directory}: {what_is_there(directory, name)}")
+    official = either(directory / name)
+    if not official and not all(filecmp.cmp(found[0], other, shallow=False) for other in found[1:]):
+        differing = " and ".join(str(path.relative_to(directory)) for path in found)
+        raise ValueError(f"{directory}: {differing} differ; it should hold one of them, as {name}")
+    return official or found[0]
+
+
+def either(path):
+    """The file at path.gz, else the one at path, else None."""
+    return next((file for file in (path.with_name(f"{path.name}.gz"), path) if file.is_file()), None)
+
+
+def what_is_there(directory, name):
+    """What is wrong with a directory that lacks the file `name`, and what it holds."""
+    needed = f"it should hold {name}.gz or {name}"
+    if not directory.exists():
+        return f"there is no such directory; {needed}"
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: there is no such directory; "
-                                f"it should hold {name}.gz or {name}")
-    raise FileNotFoundError(f"{directory}: it should hold {name}.gz or {name}, and holds neither")
+        return f"this is a file; a directory is expected, and {needed}"
+    names = sorted(path.name for path in directory.iterdir())
+    held = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{needed}, and holds neither; " + (f"it holds {held}" if names else "it is empty")
 
 
 def read_labels(path, split):
@@ -183,6 +237,8 @@ def download_missing(split, directory, quiet=False):
 
 
 def download_unless_there(name, directory, content_size, check, quiet):
-    """Download the file `name` into `directory`, unless it is there, gzipped or plain."""
-    if not any((directory / file).exists() for file in (name, f"{name}.gz")):
+    """Download the file `name` into `directory`, unless find finds it there."""
+    try:
+        find(directory, name)
+    except FileNotFoundError:
         download(f"{BASE_URL}{name}.gz", directory / f"{name}.gz", content_size, check, quiet)

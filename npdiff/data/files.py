@@ -38,3 +38,8 @@ def naming(name, remedy=""):
         yield
     except ValueError as error:
         raise ValueError(f"{name}: {error}{remedy}") from None
+
+
+def stamps(paths):
+    """The path, size and time of change of each file: a tuple that differs when one is changed."""
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)

@@ -11,7 +11,7 @@ import numpy as np
 
 from npdiff.data.dataset import DataSet
 from npdiff.data.fashion_mnist import to_float
-from npdiff.data.files import naming
+from npdiff.data.files import naming, stamps
 
 
 def load_points(path):
@@ -70,6 +70,14 @@ def from_rows(rows, labels, digest, shift, scale):
 
     names = () if labels is None else tuple(map(str, range(labels.max() + 1)))
     return DataSet(draw, names, digest, rows.shape[1:], shift, scale)
+
+
+def version(path):
+    """What differs when the file, or a file of the folder or the labels beside it, is changed; () without."""
+    path = Path(path or "").expanduser()
+    folder = path if path.is_dir() else path.parent
+    files = folder.iterdir() if path.is_dir() else (path, folder / "labels.npy")
+    return stamps(sorted(file for file in files if file.is_file()))
 
 
 def given(path, example):

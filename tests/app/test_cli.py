@@ -21,6 +21,7 @@ from npdiff import backends, nn, recipes
 from npdiff.app import pictures
 from npdiff.app.cli import main, parse
 from npdiff.app.commands import backend_of
+from npdiff.app.run import Run
 from npdiff.verify import compare
 
 PICTURES = ["filmstrip.png", "loss.png", "loss_by_t.png", "samples.gif", "samples.png", "schedule.png"]
@@ -156,6 +157,39 @@ def test_evaluate(run, capsys):
         "farther than 0.2 from the arcs",
     ):
         assert words in out
+
+
+def test_what_is_wrong_is_said_by_every_command_that_samples(tmp_path, capsys):
+    """train warns of its own pictures' sampling, sample and evaluate of the sampling that is asked for."""
+    folder = str(tmp_path / "run")
+    main(["train", "moons", "--schedule", "cosine", "--num-train-timesteps", "50", "--steps", "20", "--quiet",
+          "--out", folder])
+    assert "note: " not in capsys.readouterr().out              # ancestral, every timestep
+    few = ["--sampler", "ddim", "--steps", "10", "--n", "20", "--quiet"]
+    for command in ("sample", "evaluate"):
+        main([command, folder, *few])
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+        assert len(notes) == 1 and "it is multiplied by 157 in the jump to t = 45" in notes[0]
+        assert "; change: --sampler ancestral --steps 50 (then by 0.98) or --prediction-type" in notes[0]
+        main([command, folder, "--n", "20", "--steps", "26", "--timestep-spacing", "leading", "--quiet",
+              *(["--out", str(tmp_path / "y.npz")] if command == "sample" else [])])
+        assert "note: sampling starts at t = 26, and N(0, I) is taken for x_26" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_samples_that_are_not_finite(run, capsys, monkeypatch):
+    chain = Run.chain
+
+    def spoilt(*arguments):
+        for t, x in chain(*arguments):
+            x = x.copy()
+            x[4] = np.nan
+            yield t, x
+
+    monkeypatch.setattr(Run, "chain", spoilt)
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", str(run), "--n", "20", "--steps", "5", "--quiet"])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and "5 of 100 samples hold nan or inf" in said.err and "arcs" not in said.out
 
 
 def test_gradcheck(capsys):

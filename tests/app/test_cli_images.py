@@ -2,15 +2,17 @@
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from fashion import REAL, needs_data
+from fashion import REAL, idx, needs_data, random_set, write_set
 from matplotlib.image import imread
 from tiny_recipes import TINY_SHAPES
 
 from npdiff.app.cli import main
-from npdiff.recipes import RECIPES
+from npdiff.models import convnet
+from npdiff.recipes import LAB_FASHION, RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,23 @@ def test_the_real_data_is_verified(capsys):
     out = capsys.readouterr().out
     assert "train: 60,000 images of 28 x 28, content verified" in out
     assert "test: 10,000 images of 28 x 28, content verified" in out
+
+
+@needs_data
+def test_quality_of_fashion_mnist_alone(tmp_path, monkeypatch, capsys):
+    tiny = replace(LAB_FASHION, model=convnet.Config(features=4), schedule="rescaled_linear",
+                   num_train_timesteps=10, batch_size=4, steps=2)
+    monkeypatch.setitem(RECIPES, "lab-fashion", tiny)
+    run, other = str(tmp_path / "run"), tmp_path / "other"
+    main(["train", "lab-fashion", "--data", str(REAL), "--quiet", "--out", run])
+    capsys.readouterr()
+    main(["evaluate", run, "--data", str(REAL), "--n", "12", "--quiet"])
+    out = capsys.readouterr().out
+    assert "Frechet distance  " in out and "this project's classifier features; these three are rough" in out
+    assert "precision  " in out and "recall  " in out and "no judge" not in out
+    other.mkdir()
+    write_set(other, *map(idx, random_set(30)))
+    main(["train", "lab-fashion", "--data", str(other), "--quiet", "--no-pictures", "--out", f"{run}-2"])
+    main(["evaluate", f"{run}-2", "--n", "12", "--quiet"])
+    out = capsys.readouterr().out
+    assert "Frechet" not in out and out.count("no judge: it knows the images of Fashion-MNIST") == 1

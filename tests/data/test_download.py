@@ -6,6 +6,7 @@ A file is kept whole, or nothing of it is kept.
 import gzip
 import http.server
 import io
+import os
 import socket
 import sys
 import threading
@@ -77,6 +78,18 @@ def test_download(server, official):
     assert server.asked[2:] == [f"/set/{IMAGES}.gz"]
     fashion_mnist.load("test")
     assert len(cached_files()) == 4
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_download_has_the_mode_of_any_new_file(server, official, tmp_path, mask):
+    """So that a cache that is shared can be read by all who share it."""
+    before = os.umask(mask)
+    try:
+        fashion_mnist.load("train")
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*.gz")]
+    assert len(files) >= 2 and {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~mask}
 
 
 def test_plain_files_in_the_cache_will_do(server, official):

@@ -376,6 +376,102 @@ def test_missing(tmp_path, monkeypatch):
         fashion_mnist.load("train")
 
 
+# Files that other programs name or place differently.
+
+DOTTED = {IMAGES: "train-images.idx3-ubyte", LABELS: "train-labels.idx1-ubyte"}
+PLACES = {
+    "dots": lambda name: DOTTED[name],
+    "dots, packed": lambda name: f"{DOTTED[name]}.gz",
+    "a loader's folders": lambda name: f"FashionMNIST/raw/{name}",
+    "a loader's folders, packed": lambda name: f"FashionMNIST/raw/{name}.gz",
+    "a folder of the file's own name": lambda name: f"{name}/{name}",
+    "such a folder, with dots": lambda name: f"{DOTTED[name]}/{DOTTED[name]}",
+    "such a folder, dots inside": lambda name: f"{name}/{DOTTED[name]}",
+}
+
+
+def write_at(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_other_names_and_folders(tmp_path, place):
+    images, labels = random_set()
+    for name, content in ((IMAGES, idx(images)), (LABELS, idx(labels))):
+        write_at(tmp_path / PLACES[place](name), content)
+    stored, y = fashion_mnist.load_bytes("train", tmp_path)
+    np.testing.assert_array_equal(stored, images)
+    np.testing.assert_array_equal(y, labels)
+
+
+def test_the_official_name_is_taken_first_and_others_must_agree(tmp_path):
+    (one, labels), (other, _) = random_set(5, 0), random_set(5, 1)
+    write_at(tmp_path / LABELS, idx(labels))
+    for place in ("dots", "a folder of the file's own name"):
+        write_at(tmp_path / PLACES[place](IMAGES), idx(one))
+    np.testing.assert_array_equal(fashion_mnist.load_bytes("train", tmp_path)[0], one)
+    write_at(tmp_path / PLACES["dots"](IMAGES), idx(other))
+    with pytest.raises(ValueError, match=f"{DOTTED[IMAGES]} and {IMAGES}/{IMAGES} differ; it should hold"):
+        fashion_mnist.load_bytes("train", tmp_path)
+    direct = tmp_path / "direct"
+    for place, content in (("dots", one), ("a loader's folders", one)):
+        write_at(direct / PLACES[place](IMAGES), idx(content))
+    write_set(direct, idx(other), idx(labels))
+    np.testing.assert_array_equal(fashion_mnist.load_bytes("train", direct)[0], other)
+
+
+@pytest.mark.parametrize("name", [IMAGES, f"{LABELS}.gz", DOTTED[IMAGES]])
+def test_a_path_to_one_of_the_files(tmp_path, name, monkeypatch):
+    images, labels = random_set()
+    write_set(tmp_path, idx(images), idx(labels))
+    write_at(tmp_path / name, idx(labels if "labels" in name else images))
+    np.testing.assert_array_equal(fashion_mnist.load_bytes("train", tmp_path / name)[0], images)
+    monkeypatch.setenv("NPDIFF_DATA", str(tmp_path / name))
+    assert fashion_mnist.place() == (tmp_path, "environment")
+
+
+def test_what_was_found_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="and holds neither; it is empty$"):
+        fashion_mnist.load("train", tmp_path)
+    for name in "abcdefg":
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match="neither; it holds 'a', 'b', 'c', 'd', 'e' and 2 more$"):
+        fashion_mnist.load("train", tmp_path)
+    with pytest.raises(FileNotFoundError, match="/a: this is a file; a directory is expected, and it should"):
+        fashion_mnist.load("train", tmp_path / "a")
+
+
+# What is in the files, and whether they have changed.
+
+def test_changed_files_are_read_again(tmp_path):
+    def first():
+        return load_data("fashion-mnist", tmp_path).draw(1, np.random.default_rng(0))[0]
+
+    write_set(tmp_path, *map(idx, random_set(5, 0)))
+    before, data = first(), load_data("fashion-mnist", tmp_path)
+    assert load_data("fashion-mnist", tmp_path) is data                 # read once while nothing changes
+    write_set(tmp_path, *map(idx, random_set(5, 1)))                    # the same size
+    assert (first() != before).any() and load_data("fashion-mnist", tmp_path).digest != data.digest
+    assert load_data("moons") is load_data("moons")
+
+
+def test_garments_are_named_only_where_the_files_are_fashion_mnist(official, tmp_path, monkeypatch):
+    other, real = tmp_path / "other", tmp_path / "real"
+    other.mkdir()
+    real.mkdir()
+    write_set(other, *map(idx, random_set(50, 9)))
+    write_set(real, gzip.compress(official[IMAGES]), official[LABELS], "")
+    for name in ("fashion-mnist", "fashion-mnist-32"):
+        assert load_data(name, other).class_names == tuple("0123456789")
+        assert load_data(name, real).class_names == fashion_mnist.CLASS_NAMES
+        assert load_data(name, real).digest == fashion_mnist.REAL_DIGEST != load_data(name, other).digest
+    # the labels alone changed
+    write_set(other, official[IMAGES], idx(random_set(50, 9)[1]))
+    assert load_data("fashion-mnist", other).class_names == tuple("0123456789")
+    assert load_data("shapes").digest is None
+
+
 def one_pixel(content):
     """The content with one pixel changed."""
     return content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fashion import REAL, needs_data
+from fashion import REAL, idx, needs_data, random_set, write_set
 from gradient_checks import assert_exact, spoilt, worst, wrong_tensors
 
-from npdiff.data import fashion_mnist
+from npdiff.data import fashion_mnist, load_data
 from npdiff.evaluation import judge
 from npdiff.nn import cross_entropy_backward, cross_entropy_forward
 from npdiff.verify.gradcheck import central_difference, check_gradients, complex_step
@@ -114,6 +114,35 @@ def test_probabilities():
     assert judge.classify(images[:1]).shape == (1, 10) and judge.classify(images[:0]).shape == (0, 10)
     assert np.isfinite(judge.classify(1000 * images[:2])).all()
     assert judge.class_accuracy(images, p.argmax(1)) == 1
+
+
+def test_features_are_what_the_last_layer_takes():
+    images = np.random.default_rng(0).uniform(-1, 1, (judge.CHUNK + 3, 1, 28, 28)).astype(np.float32)
+    params, seen = judge.load_judge(), judge.features(images)
+    assert seen.shape == (len(images), 64) and seen.dtype == np.float32
+    logits, _ = judge.forward(params, images, judge.Config())
+    np.testing.assert_allclose(seen @ params["linear2.W"] + params["linear2.b"], logits, atol=1e-4)
+    assert judge.features(images[:0]).shape == (0, 64)
+
+
+def test_the_judge_knows_fashion_mnist_alone(tmp_path):
+    """Other files in the same format, and data of another kind, are not compared with garments."""
+    write_set(tmp_path, *map(idx, random_set(30)))
+    images, why = judge.real_images(load_data("fashion-mnist", tmp_path).digest, 0, 10, tmp_path)
+    assert images is None and "no judge" in why and "\n" not in why
+
+
+@needs_data
+def test_real_images(tmp_path):
+    (training, test), why = judge.real_images(fashion_mnist.REAL_DIGEST, 0, 40, REAL)
+    assert why is None and training.shape == test.shape == (40, 1, 28, 28)
+    known = {image.tobytes() for image in fashion_mnist.load("test", REAL)[0]}
+    assert all(image.tobytes() in known for image in test)
+    assert len({image.tobytes() for image in training}) == 40           # without replacement
+    for path in REAL.glob("train-*"):
+        (tmp_path / path.name).symlink_to(path)
+    images, why = judge.real_images(fashion_mnist.REAL_DIGEST, 0, 40, tmp_path)
+    assert images is None and why.startswith("no comparison with real test images: ") and "t10k-" in why
 
 
 def test_saved_weights_are_read_back(tmp_path):

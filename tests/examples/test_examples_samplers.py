@@ -1,4 +1,4 @@
-"""Examples 10 to 17: each runs and writes its picture, and its numbers are right."""
+"""Examples 10 to 18: each runs and writes its picture, and its numbers are right."""
 
 import inspect
 import runpy
@@ -402,3 +402,45 @@ def test_guidance_refuses_a_run_without_labels(tmp_path, monkeypatch, capsys):
     assert stop.value.code == 2
     assert err.startswith("error: run is ") and "moons, which takes no labels" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_fresh_noise_mends_a_planted_error(run):
+    numbers, _, printed = run("18_fresh_noise")
+    distance, floor = numbers["distance"], numbers["floor"]
+    for name in ("DDIM", "DPM-Solver++", "Heun"):           # one equation, solved well by all three
+        before, last = distance[name, 0.05][-2:]
+        assert last > 0.8 * before and last > 3 * floor
+    assert distance["ancestral", 0.05][-1] < 0.4 * min(distance["DDIM", 0.05])
+    assert distance["DDIM, eta = 0.5", 0.05][-1] < 0.5 * min(distance["DDIM", 0.05])
+    assert distance["DDIM", 0.0][-1] < 0.4 * distance["DDIM", 0.05][-1]
+    assert np.std(numbers["crowds"]["DDIM"]) > 1.3 * np.std(numbers["crowds"]["ancestral"])
+    assert all(np.mean(crowd) == pytest.approx(1) for crowd in numbers["crowds"].values())
+    assert numbers["calls"]["Heun"] == [3, 9, 19, 49, 99] and f"fresh data {floor:.4f}" in printed
+
+
+@pytest.mark.slow
+def test_fresh_noise_draws_every_sampler(run):
+    numbers, _, _ = run("18_fresh_noise")
+    left, middle, right = panels(numbers["figure"])
+    drawn = curves(left)
+    for (name, size), values in numbers["distance"].items():
+        line = drawn[name if size else f"{name}, no error"]
+        np.testing.assert_array_equal(line.get_ydata(), values)
+        np.testing.assert_array_equal(line.get_xdata(), numbers["calls"][name])
+    np.testing.assert_allclose(points(middle)["samples"], numbers["clouds"]["DDIM", 0.05], rtol=1e-6)
+    for name, crowd in numbers["crowds"].items():
+        np.testing.assert_array_equal(curves(right)[f"{name}, 100 steps, with the error"].get_ydata(), crowd)
+
+
+def test_the_planted_error_is_smooth_and_of_size_one():
+    module, rng = load("18_fresh_noise"), np.random.default_rng(0)
+    x, wave = rng.uniform(-2, 2, (5000, 2)), module.smooth_error(0)
+    assert np.mean(wave(x, 50) ** 2) == pytest.approx(1, abs=0.35)
+    step = rng.standard_normal(x.shape) * 1e-3
+    assert abs(wave(x + step, 50) - wave(x, 50)).max() < 0.05 and abs(wave(x, 51) - wave(x, 50)).max() < 0.3
+    # the mixture of 16 has the moons' mean, and nearly their spread
+    mixture = module.arcs()
+    drawn, data = mixture.sample(20_000, rng), Moons().sample(20_000, rng)
+    np.testing.assert_allclose(drawn.mean(0), data.mean(0), atol=0.05)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(data.T), atol=0.05)

@@ -2,6 +2,8 @@
 against Monte Carlo.
 """
 
+import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from fashion import REAL, needs_data
 
 from npdiff.app.cli import main
 from npdiff.diffusion import eps_from_x0, loss_weights, prediction_target, prior_kl, q_sample
+from npdiff.evaluation.metrics import energy_distance
 from npdiff.models import mlp
 from npdiff.nn import sinusoidal_embedding
 from npdiff.recipes import FASHION, LAB_FASHION, LECTURE_UNET, MOONS, RECIPES, SHAPES, TEXTBOOK_MOONS
@@ -41,9 +44,10 @@ def test_every_fault_at_once():
     recipe = replace(TEXTBOOK_MOONS, model=mlp.Config(time_dim=2))
     sampling = Sampling(sampler="naive_skip", steps=20, timestep_spacing="leading", clip=1.0, guidance=2.0)
     records = doctor.diagnose(recipe, sampling, moons)
-    assert len(records) == 8
+    assert len(records) == 9
     for record in records:
-        assert (record.finding is None) == (record.advice is None) == (record.what == "best loss")
+        sound = record.what in ("amplification", "best loss")
+        assert (record.finding is None) == (record.advice is None) == sound
 
 
 @pytest.mark.parametrize(
@@ -86,17 +90,180 @@ def test_timesteps():
     for spacing in TIMESTEP_SPACINGS:
         for steps in (None, 200, 20):
             record = doctor.timesteps(MOONS, Sampling(steps=steps, timestep_spacing=spacing))
-            assert bool(record.finding) == (spacing == "leading" and steps == 20)
+            # with 20 steps leading starts at 191, where alpha_bar is still only 7e-5
+            assert record.finding is None
     schedule = MOONS.make_schedule()
-    leading = Sampling(steps=20, timestep_spacing="leading")
+    leading = Sampling(steps=101, timestep_spacing="leading")
     record = doctor.timesteps(MOONS, leading)
-    assert "at t = 191 " in record.number and "the last from t = 1 " in record.number
-    first, end = schedule.alpha_bar[191], schedule.alpha_bar[200]
+    assert "at t = 101 " in record.number and "the last from t = 1 " in record.number
+    first, end = schedule.alpha_bar[101], schedule.alpha_bar[200]
+    assert "starts at t = 101, " in record.finding
     assert f"alpha_bar is {first:.3g}, not {end:.3g}" in record.finding
     assert "trailing" in record.advice
     trailing = doctor.timesteps(MOONS, Sampling(steps=20))
     assert f"the last from t = 10 (noise {(1 - schedule.alpha_bar[10]) ** 0.5:.2g})" in trailing.number
     assert doctor.timesteps(MOONS, replace(leading, start="data")).finding is None
+
+
+COSINE = replace(MOONS, schedule="cosine", num_train_timesteps=1000)
+DETERMINISTIC = ("ddim", "heun", "dpm_solver_pp")
+
+
+def test_amplification_of_the_first_jump():
+    """The formula of the docstring, for every prediction type."""
+    for recipe in (COSINE, MOONS, replace(MOONS, schedule="linear"), replace(MOONS, schedule="karras")):
+        schedule = recipe.make_schedule()
+        for steps in (5, 20, recipe.num_train_timesteps):
+            (t, s), *_ = time_pairs(schedule.T, steps)
+            (a_t, sigma_t), (a_s, sigma_s) = schedule.scales(t), schedule.scales(s)
+            turn = abs(sigma_s * a_t - a_s * sigma_t)
+            for prediction_type, divisor in (("epsilon", a_t), ("sample", sigma_t), ("v_prediction", 1),
+                                             ("flow_prediction", a_t + sigma_t)):
+                changed = replace(recipe, prediction_type=prediction_type)
+                for name in ("ddim", "dpm_solver_pp"):
+                    first, _ = doctor.amplified(changed, Sampling(name, steps))
+                    assert first == pytest.approx(turn / divisor, rel=1e-6)
+
+
+def test_amplification_of_known_settings():
+    """20 jumps: 1,579 on cosine, at most 1.2 where alpha_bar falls slowly. Clipping limits the error, fresh
+    noise replaces it.
+    """
+    first, last = doctor.amplified(COSINE, Sampling("ddim", 20))
+    assert first == pytest.approx(1579, abs=1) and 0.9 * first < last < first
+    assert doctor.amplified(COSINE, Sampling("ddim"))[0] == pytest.approx(30.6, abs=0.1)
+    assert doctor.amplified(COSINE, Sampling())[1] < 0.1 < 30 < doctor.amplified(COSINE, Sampling("ddim"))[1]
+    for schedule in ("linear", "rescaled_linear", "sigmoid"):
+        for name in (*DETERMINISTIC, "ancestral"):
+            recipe = replace(MOONS, schedule=schedule, num_train_timesteps=1000)
+            assert max(doctor.amplified(recipe, Sampling(name, 20))) < 1.2
+    for prediction_type in ("sample", "v_prediction", "flow_prediction"):
+        recipe = replace(COSINE, prediction_type=prediction_type)
+        for name in (*DETERMINISTIC, "ancestral"):
+            assert max(doctor.amplified(recipe, Sampling(name, 20))) < 0.1
+    # x0 moves by no more than clip, and x_s by a_s times that
+    alpha_bar = COSINE.make_schedule().alpha_bar[950]
+    first, _ = doctor.amplified(COSINE, Sampling("ddim", 20, clip=1.0))
+    assert first * doctor.ERROR == pytest.approx(alpha_bar ** 0.5, rel=0.01)
+
+
+def smooth_field(seed):
+    """A smooth random function of (x, t) -> (n, 2), of mean square 1: waves with random directions."""
+    rng = np.random.default_rng(seed)
+    directions, speed, phase = rng.standard_normal((2, 64)), rng.standard_normal(64), rng.uniform(0, 6.28, 64)
+    heights = rng.standard_normal((64, 2)) / 32 ** 0.5
+    return lambda x, t: np.cos(x @ directions + 4 * speed * t + phase) @ heights
+
+
+def harm(recipe, sampling, n=150):
+    """The energy distance to fresh data of the exact denoiser's samples; the same with an error of ERROR."""
+    schedule = recipe.make_schedule()
+    exact, error = Moons().predict(schedule, recipe.prediction_type), smooth_field(0)
+    pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
+    fresh, distances = moons(1000), []
+    for size in (0, doctor.ERROR):
+        rng = np.random.default_rng(1)
+
+        def noise(t):
+            return rng.standard_normal((n, 2))
+
+        def predict(x, t):
+            return exact(x, t) + size * error(x, t / schedule.T)
+
+        denoise = to_x0_eps(predict, schedule, recipe.prediction_type, sampling.clip)
+        run = SAMPLERS[sampling.sampler]
+        *_, (_, x) = run(denoise, noise(None), schedule, noise, pairs, **sampling.options(recipe))
+        distances.append(energy_distance(x, fresh))
+    return distances
+
+
+@pytest.mark.parametrize(
+    "recipe, sampling",
+    [
+        (replace(COSINE, num_train_timesteps=100), Sampling("ddim", 20)),
+        (replace(COSINE, num_train_timesteps=100), Sampling("heun", 10)),
+        (replace(COSINE, num_train_timesteps=100), Sampling("ancestral", 5)),
+        (replace(COSINE, num_train_timesteps=50), Sampling("ddim")),
+        (replace(MOONS, num_train_timesteps=20), Sampling("dpm_solver_pp")),
+    ],
+)
+def test_an_amplified_error_ruins_samples_and_every_cure_helps(recipe, sampling):
+    record = doctor.amplification(recipe, sampling)
+    exact, wrong = harm(recipe, sampling)
+    assert record.finding and wrong > 5 * exact
+    cures = doctor.cures(recipe, sampling)
+    assert len(cures) >= 2 and record.advice == " or ".join(cures)
+    for cure in cures:
+        changed = follow(cure, recipe, sampling)
+        assert doctor.amplification(*changed).finding is None
+        assert harm(*changed)[1] < 0.25 * wrong
+
+
+def follow(advice, recipe, sampling):
+    """The recipe and the sampling that the flags in an advice lead to."""
+    if advice == "no --clip":
+        return recipe, replace(sampling, clip=None)
+    for name, value in re.findall(r"--([a-z-]+) ([\w.]+)", advice):
+        name = name.replace("-", "_")
+        target = sampling if hasattr(sampling, name) and name != "schedule" else recipe
+        kind = {"steps": int, "num_train_timesteps": int, "clip": float, "guidance": float}.get(name, str)
+        changed = replace(target, **{name: kind(value)})
+        recipe, sampling = (recipe, changed) if target is sampling else (changed, sampling)
+    return recipe, sampling
+
+
+@pytest.mark.parametrize("schedule", sorted(set(SCHEDULES) - {"straight", "zero_snr_linear"}))
+def test_no_advice_leads_into_amplification(schedule):
+    """Every alternative of every advice, followed as it stands. The two other schedules refuse epsilon."""
+    x0, followed = moons(500), 0
+    for T, sampler, spacing, clip in itertools.product(
+        (10, 50, 200), ("ddim", "ancestral", "naive_skip"), ("leading", "trailing"), (None, 1.0)
+    ):
+        recipe = replace(MOONS, schedule=schedule, num_train_timesteps=T)
+        sampling = Sampling(sampler, 5, spacing, clip=clip)
+        records = [
+            *(check(recipe, sampling)
+              for check in (doctor.starting_signal, doctor.timesteps, doctor.amplification, doctor.sampler)),
+            *(check(recipe, sampling, x0) for check in (doctor.sample_mean, doctor.clipping)),
+        ]
+        for record in records:
+            for advice in record.advice.split(" or ") if record.advice else ():
+                assert doctor.amplification(*follow(advice, recipe, sampling)).finding is None
+                followed += 1
+    assert followed > 30
+
+
+def test_what_begins_too_early_is_not_sent_into_amplification():
+    """From T, cosine with 20 jumps multiplies an error by 25. So this is advised together with a cure."""
+    recipe = replace(COSINE, num_train_timesteps=200)
+    leading = Sampling(steps=20, timestep_spacing="leading")
+    assert doctor.amplification(recipe, leading).finding is None
+    advice = doctor.timesteps(recipe, leading).advice
+    assert advice.startswith("--timestep-spacing trailing, which begins at t = 200, and --steps 50 ")
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_shipped_recipe_is_warned_of_only_for_signal(recipe):
+    """Each as its own pictures are sampled, and with the samplers and steps that the README names."""
+    left = doctor.signal_left(recipe, Sampling())
+    assert bool(left) == (recipe in (TEXTBOOK_MOONS, LAB_FASHION, LECTURE_UNET))
+    for sampling in (Sampling(), Sampling("dpm_solver_pp", 15), Sampling("ddim", 20), Sampling("heun", 10)):
+        said = doctor.warnings(recipe, sampling)
+        assert len(said) == bool(left) and all(sentence.startswith(left) for sentence in said)
+
+
+def test_warnings_are_the_findings_that_need_no_data():
+    recipe = replace(TEXTBOOK_MOONS, model=mlp.Config(time_dim=2))
+    sampling = Sampling(sampler="naive_skip", steps=20, timestep_spacing="leading", guidance=2.0)
+    said = doctor.warnings(recipe, sampling)
+    words = ("leaves signal", "starts at t = 191", "wrong on purpose", "takes no labels", "look more alike")
+    assert len(said) == len(words)
+    for sentence, word in zip(said, words, strict=True):
+        assert word in sentence and "; change: " in sentence and "\n" not in sentence
+    (only,) = doctor.warnings(COSINE, Sampling("ddim", 20))
+    assert "moves the samples by 15 standard deviations: it is multiplied by 1,579 in the jump" in only
+    assert doctor.warnings(MOONS, Sampling(steps=101, timestep_spacing="leading"))
+    assert doctor.warnings(replace(SHAPES, label_dropout=0.0), Sampling(guidance=2.0))
 
 
 def test_sampler():
@@ -203,7 +370,12 @@ def test_mean_of_samples_of_the_textbook():
     "recipe, sampling, names",
     [
         (TEXTBOOK_MOONS, Sampling(), ["--schedule rescaled_linear"]),
-        (MOONS, Sampling(steps=2, timestep_spacing="leading"), ["--timestep-spacing trailing"]),
+        (MOONS, Sampling(steps=101, timestep_spacing="leading"), ["--timestep-spacing trailing"]),
+        (
+            MOONS,
+            Sampling(steps=2, timestep_spacing="leading"),
+            ["--timestep-spacing trailing", "--prediction-type v_prediction"],
+        ),
         (MOONS, Sampling(sampler="naive_skip", steps=20), ["--sampler ancestral"]),
         (
             TEXTBOOK_MOONS,
@@ -268,11 +440,11 @@ def test_the_advised_embedding_is_sound_at_every_length():
 
 def test_clipping():
     x0 = np.array([[-3.01, 1.1], [1.0, 0.0]])
-    record = doctor.clipping(Sampling(clip=1.0), x0)
+    record = doctor.clipping(MOONS, Sampling(clip=1.0), x0)
     assert "reaches 3.01" in record.number
-    assert record.finding.startswith("50.00%") and record.advice == "--clip 3.1, or none"
+    assert record.finding.startswith("50.00%") and record.advice == "--clip 3.1 or no --clip"
     for clip in (3.1, None):
-        assert doctor.clipping(Sampling(clip=clip), x0).finding is None
+        assert doctor.clipping(MOONS, Sampling(clip=clip), x0).finding is None
 
 
 def test_guidance():
