@@ -3,6 +3,7 @@
 import numpy as np
 
 from npdiff.evaluation import judge, metrics
+from npdiff.models import model_name
 from npdiff.recipes import EPOCH
 from npdiff.verify.floor import lowest_loss
 
@@ -87,16 +88,26 @@ def loss_in_words(loss, floor):
     return f"{loss:.4f}, {abs(loss / floor - 1):.1%} {side} the floor {floor:.4f}"
 
 
-def print_gradients(shapes, exact, finite):
-    """The table of gradcheck: for each tensor its error against the complex step and the finite difference.
+def print_gradients(title, checked, worst_only):
+    """A part of the table of gradcheck: the error of each gradient, or the worst error of all, in one line.
 
-    exact and finite are what npdiff.verify.gradcheck.check_model returns.
+    checked is {name: (shape, (tensor_error, element_error))}.
     """
-    print("relative error of each gradient against derivatives of the forward (float64)")
-    print(f"  {'':30}{'shape':>14}{'complex step':>16}{'largest element':>18}{'finite difference':>20}")
-    for name, (tensor, element) in exact.items():
-        shape = " x ".join(map(str, shapes[name]))
-        print(f"  {name:30}{shape:>14}{tensor:16.1e}{element:18.1e}{finite[name][0]:20.1e}")
+    if worst_only:
+        tensor, element = (max(errors[k] for _, errors in checked.values()) for k in (0, 1))
+        print(f"  {title:50}{f'{len(checked)} gradients':>14}{tensor:12.1e} tensor{element:12.1e} element")
+        return
+    print(f"{title:32}{'shape':>16}{'tensor':>12}{'worst element':>16}")
+    for name, (shape, (tensor, element)) in checked.items():
+        print(f"  {name:30}{' x '.join(map(str, shape)):>16}{tensor:12.1e}{element:16.1e}")
+
+
+def in_short(config):
+    """A network's name and what of its config decides which functions it is made of."""
+    kind = getattr(config, "block_kind", "")
+    labels, attention = getattr(config, "classes", 0), getattr(config, "attention_levels", 0)
+    return ", ".join([model_name(config), *[f"{kind} blocks"] * bool(kind), *["labels"] * bool(labels),
+                      *["attention"] * bool(attention)])
 
 
 def print_first_step(names, operations, gradients):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from gradient_checks import CASES
-from pairs import PAIRS
 
 from npdiff import nn
+from npdiff.verify.pairs import PAIRS
 
 
 def torch_values(name, inputs, arguments):
