@@ -236,7 +236,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Gradcheck:
-    """Hold every hand-derived gradient against the complex step, and name the first function that is wrong."""
+    """Hold all hand-derived gradients against the complex step, and name the first function that is wrong."""
     what: WhatToCheck = "all"
     seed: int = 0                       # seed of the parameters, the inputs and the cotangents
 

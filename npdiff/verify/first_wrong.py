@@ -10,6 +10,7 @@ wrong order.
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -62,16 +63,17 @@ class Call(NamedTuple):
 
     def pair(self):
         """The same for a forward and its backward."""
-        return self.name.startswith("nn."), re.sub("_?(forward|backward|back)$", "", self.name), self.of
+        room, name = self.name.split(".")
+        return room == "nn", re.sub("_?(forward|backward|back)$", "", name), self.of
 
 
 def calls_in(model, step):
-    """Call step(). -> a Call for each function of nn, layers, blocks and the model, in the order of their ends.
+    """Call step(). -> a Call for each function of nn, layers, blocks and the model, by their ends.
 
     The interpreter's profiler tells of the calls, so no function has to know. A step that raises an error
     ends there: the functions that it was in return None.
     """
-    functions = {function.__code__: (f"nn.{name}" if module is nn else name, function)
+    functions = {function.__code__: (f"{'nn' if module is nn else file_of(function)}.{name}", function)
                  for module in (nn, layers, blocks, model) for name, function in vars(module).items()
                  if hasattr(function, "__code__")}
     begun, ended = [], []
@@ -98,6 +100,11 @@ def calls_in(model, step):
     finally:
         sys.setprofile(profile)
     return ended
+
+
+def file_of(function):
+    """The name of a function's file, without its folder and ending."""
+    return Path(function.__code__.co_filename).stem
 
 
 def copied(value):
