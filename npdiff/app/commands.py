@@ -18,7 +18,7 @@ from npdiff.data.files import write_bytes
 from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
 from npdiff.evaluation import metrics
 from npdiff.evaluation.likelihood import data_likelihood
-from npdiff.models import MODELS, is_image, model_name
+from npdiff.models import MODELS, is_image
 from npdiff.recipes import RECIPES, get_recipe
 from npdiff.rng import generator
 from npdiff.sampling import Sampling, data_to_start, fresh_data, labels_in_turn, sample
@@ -26,9 +26,8 @@ from npdiff.schedule import SCHEDULES
 from npdiff.training import new_denoiser
 from npdiff.verify import compare, doctor
 from npdiff.verify.first_wrong import NETWORKS, check_network
-from npdiff.verify.gradcheck import ELEMENT, TENSOR
 from npdiff.verify.oracle import oracle_of
-from npdiff.verify.pairs import PAIRS, SHAPES, check_cases
+from npdiff.verify.pairs import PAIRS, check_cases
 
 FRESH = 15      # draws of fresh data that samples are held against, and each other: 105 pairs
 
@@ -252,10 +251,7 @@ class Gradcheck:
             report.print_gradients(name, check_cases(name, self.seed), whole)
         for config in configs:
             report.print_gradients(report.in_short(config), check_network(config, self.seed), whole)
-        checked = [f"{len(pairs)} pair(s), each in {SHAPES} random shapes"] * bool(pairs)
-        checked += [f"{len(configs)} network(s): {', '.join(map(model_name, configs))}"] * bool(configs)
-        print(f"every gradient is right, to {TENSOR:.0e} (tensor) and {ELEMENT:.0e} (element); "
-              f"checked, every element: {'; '.join(checked)}")
+        print(report.gradients_checked(len(pairs), configs))
 
 
 @dataclass(frozen=True)

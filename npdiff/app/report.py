@@ -6,6 +6,8 @@ from npdiff.evaluation import judge, metrics
 from npdiff.models import model_name
 from npdiff.recipes import EPOCH
 from npdiff.verify.floor import lowest_loss
+from npdiff.verify.gradcheck import ELEMENT, TENSOR
+from npdiff.verify.pairs import SHAPES
 
 
 def row(name, *cells, note=""):
@@ -103,11 +105,24 @@ def print_gradients(title, checked, worst_only):
 
 
 def in_short(config):
-    """A network's name and what of its config decides which functions it is made of."""
-    kind = getattr(config, "block_kind", "")
-    labels, attention = getattr(config, "classes", 0), getattr(config, "attention_levels", 0)
-    return ", ".join([model_name(config), *[f"{kind} blocks"] * bool(kind), *["labels"] * bool(labels),
-                      *["attention"] * bool(attention)])
+    """A network's name, and what decides of which functions it is made."""
+    parts = {"labels": "classes", "attention": "attention_levels"}
+    blocks = [f"{config.block_kind} blocks"] if hasattr(config, "block_kind") else []
+    has = [part for part, field in parts.items() if getattr(config, field, 0)]
+    return ", ".join([model_name(config), *blocks, *has])
+
+
+def gradients_checked(pairs, configs):
+    """The last line of gradcheck, when nothing is wrong: what was checked."""
+    checked = []
+    if pairs:
+        checked.append(f"{pairs} pairs in {SHAPES} random shapes each" if pairs > 1
+                       else f"1 pair in {SHAPES} random shapes")
+    if configs:
+        s = "s" if len(configs) > 1 else ""
+        checked.append(f"{len(configs)} network{s} ({'; '.join(map(in_short, configs))})")
+    return (f"every gradient is right, to {TENSOR:.0e} (tensor) and {ELEMENT:.0e} (element); "
+            f"checked: {', '.join(checked)}, every element of every gradient")
 
 
 def print_first_step(names, operations, gradients):

@@ -38,16 +38,17 @@ def complex_step(L, x, h=1e-30):
 def central_difference(L, x, h=1e-5):
     """∂L/∂x, every element, as (L(x + h) - L(x - h)) / 2h: a float64 array like x, relative error about 1e-9.
 
-    For any L that is smooth within h of x and computes in float64, analytic or not.
+    For any L that is smooth within h of x and computes in float64, analytic or not. For |x| > 1, h is h |x|.
     """
     x = x.astype(np.float64)
     z = x.copy()
     gradient = np.empty(x.shape)
     for index in np.ndindex(x.shape):
-        z[index] = x[index] + h
+        step = h * max(1.0, abs(x[index]))
+        z[index] = x[index] + step
         above = L(z)
-        z[index] = x[index] - h
-        gradient[index] = (above - L(z)) / (2 * h)
+        z[index] = x[index] - step
+        gradient[index] = (above - L(z)) / (2 * step)
         z[index] = x[index]
     return gradient
 
@@ -104,14 +105,17 @@ def check_gradients(forward, backward, inputs, rng, derivative=complex_step, dat
     is a dict of arrays. All float arrays are differentiated, as float64, but those that `data` names. Others,
     such as integer labels, are only handed on. forward and backward get copies, so they may write into them.
 
-    Returns {name: (tensor_error, element_error)}. The size in these is the norm of all gradients, or
-    ||y dy|| / (1 + ||inputs||) if that is larger, because all gradients together may be zero.
+    Returns {name: (tensor_error, element_error)}. The size in these is the norm of all gradients. If they are
+    all zero but for rounding, it is ||y dy|| / (1 + ||inputs||).
 
     Raises ValueError, with the reason, where numbers would mean nothing: a gradient is missing, or is not
     float64 in the shape of its input; the forward is random, rounds to float32, or has a kink here; or it is
     not analytic, and derivative is complex_step.
     """
     inputs = {name: np.array(x, np.float64) if is_float(x) else x for name, x in inputs.items()}
+    if not named(inputs, is_float):
+        raise ValueError(f"no input is an array of floats: {', '.join(inputs)}; "
+                         "only floats can be differentiated")
 
     def run(**changed):
         return forward(**{name: x.copy() if isinstance(x, np.ndarray) else x
@@ -128,10 +132,14 @@ def check_gradients(forward, backward, inputs, rng, derivative=complex_step, dat
 
     terms, given = np.linalg.norm(y * dy), {name: inputs[name] for name in gradients}
     exact = {name: differentiated(partial(loss_of, name), x, derivative, name) for name, x in given.items()}
-    size = max(norm_of_all(exact), terms / (1 + norm_of_all(given)))
+    size, of_terms = norm_of_all(exact), terms / (1 + norm_of_all(given))
+    size = size if size > 1e-10 * of_terms else of_terms
     if 0 < size < 1e-12:
         raise ValueError(f"the gradients have size {size:.0e}, which may be rounding alone; "
-                         "scale the forward so that its output is about 1")
+                         "to be checked, the forward must be scaled so that its output is about 1")
+    if derivative is central_difference and of_terms > 1e4 * size:
+        raise ValueError("the output is so large beside its gradients that differences of it are rounding; "
+                         "to be checked, it must be without the constant in it, or by complex_step")
     for name, x in given.items():
         check_slopes(partial(loss_of, name), x, exact[name], terms, derivative, name)
     return {name: (tensor_error(gradient, exact[name], size), element_error(gradient, exact[name], size))
