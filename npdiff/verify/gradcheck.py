@@ -212,12 +212,14 @@ def check_slopes(L, x, gradient, terms, derivative, name):
     """Raise ValueError unless gradient is the slope of L along a random direction, on both sides of x.
 
     The slopes are one-sided differences of seven points, with an error of about h^6. One h that agrees is
-    enough. terms is the norm of the terms of the sum L, which are rounded.
+    enough. terms is the norm of the terms of the sum L. Their rounding is about 1e-12 terms in these slopes and
+    1e-10 terms in central_difference.
     """
     rng = np.random.default_rng(0)
     reach = np.maximum(abs(x), 0.01 * np.linalg.norm(x) / max(x.size, 1) ** 0.5 or 1.0)
     v = reach * rng.choice([-1, 1], x.shape) * rng.uniform(0.5, 1, x.shape)
-    slope, allowed = (gradient * v).sum(), AGREE * np.linalg.norm(gradient * v) + 1e-11 * terms
+    rounding = (1e-11 if derivative is complex_step else 1e-9) * terms
+    slope, allowed = (gradient * v).sum(), AGREE * np.linalg.norm(gradient * v) + rounding
     for h in (1e-2, 1e-3, 1e-4, 1e-5):
         with np.errstate(all="ignore"):
             ahead, behind = (AHEAD @ [L(x + k * step * v) for k in range(7)] / step for step in (h, -h))

@@ -197,7 +197,7 @@ def test_other_forwards_that_have_no_gradient_are_named():
 # Zero by cancellation.
 
 def test_a_gradient_that_is_zero_by_cancellation():
-    """A bias before a normalisation of its channel alone: both gradients are rounding, and neither is wrong."""
+    """A bias before a normalisation of its channel alone: both gradients are rounding, neither is wrong."""
     rng = np.random.default_rng(0)
 
     def forward(x, b, gamma, beta):
@@ -425,7 +425,7 @@ STYLES = {      # forward, backward, input, the ways to check that give an answe
     "product": (lambda x: (x.prod(1), x), lambda dy, x: {"x": (dy * x.prod(1))[:, None] / x}, X, [C, B]),
     "power": (lambda x: (x ** 2.5, x), lambda dy, x: {"x": 2.5 * dy * x ** 1.5}, POSITIVE, [C, B]),
     "logarithm": (lambda x: (np.log(x), x), lambda dy, x: {"x": dy / x}, POSITIVE, [C, B]),
-    "logarithm of small numbers": (lambda x: (np.log(x), x), lambda dy, x: {"x": dy / x}, POSITIVE / 1e3, [C]),
+    "logarithm near 0": (lambda x: (np.log(x), x), lambda dy, x: {"x": dy / x}, POSITIVE / 1e3, [C]),
     "sliding windows": (windows, windows_back, X, [C, B]),
     "pad": (lambda x: (np.pad(x, 1) ** 2, x), lambda dy, x: {"x": 2 * x * dy[1:-1, 1:-1]}, X, [C, B]),
     "roll and concatenate": (lambda x: (np.concatenate([x, np.roll(x, 1, 1)], 1), None), lambda dy, _:
