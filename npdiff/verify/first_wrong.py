@@ -10,7 +10,6 @@ wrong order.
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -46,7 +45,10 @@ def check_network(config, seed):
     if call := first_wrong(model, step):
         raise ValueError(f"a gradient of {name} is wrong: the first wrong function on the way back is "
                          f"{call.name}{call.of and f', in {call.of}'} ({place(call.function)})")
-    errors = check_model(model, config, params, x, t, rng, labels=labels)
+    try:
+        errors = check_model(model, config, params, x, t, rng, labels=labels)
+    except Exception as error:
+        raise ValueError(f"{name}: {error if isinstance(error, ValueError) else repr(error)}") from error
     for key in filter(lambda key: is_wrong(errors[key]), errors):
         raise ValueError(f"a gradient of {name} is wrong: that of {key} is off by {errors[key][0]:.0e}, "
                          "too little to say which function is wrong")
@@ -61,6 +63,9 @@ class Call(NamedTuple):
     arguments: dict
     returned: object
 
+    def is_backward(self):
+        return self.name.endswith(("back", "backward"))
+
     def pair(self):
         """The same for a forward and its backward."""
         room, name = self.name.split(".")
@@ -73,9 +78,9 @@ def calls_in(model, step):
     The interpreter's profiler tells of the calls, so no function has to know. A step that raises an error
     ends there: the functions that it was in return None.
     """
-    functions = {function.__code__: (f"{'nn' if module is nn else file_of(function)}.{name}", function)
-                 for module in (nn, layers, blocks, model) for name, function in vars(module).items()
-                 if hasattr(function, "__code__")}
+    functions = {function.__code__: (f"{room or function.__module__.split('.')[-1]}.{name}", function)
+                 for room, module in (("nn", nn), ("", layers), ("", blocks), ("", model))
+                 for name, function in vars(module).items() if hasattr(function, "__code__")}
     begun, ended = [], []
 
     def note(frame, event, returned):
@@ -87,8 +92,8 @@ def calls_in(model, step):
             return
         of, arguments = begun.pop()
         before = arguments.get("grads", {})
-        arguments["added"] = {name: gradient for name, gradient in frame.f_locals.get("grads", {}).items()
-                              if name not in before}
+        arguments["added"] = {name: copied(gradient) for name, gradient
+                              in frame.f_locals.get("grads", {}).items() if name not in before}
         ended.append(Call(*functions[frame.f_code], of, arguments, copied(returned)))
 
     profile = sys.getprofile()
@@ -102,11 +107,6 @@ def calls_in(model, step):
     return ended
 
 
-def file_of(function):
-    """The name of a function's file, without its folder and ending."""
-    return Path(function.__code__.co_filename).stem
-
-
 def copied(value):
     """Arrays as they are now; a dict with what it holds now."""
     if isinstance(value, tuple):
@@ -117,9 +117,9 @@ def copied(value):
 def first_wrong(model, step):
     """The first Call of a backward to end with wrong gradients, or None."""
     calls = calls_in(model, step)
-    backwards = [call for call in calls if re.search("back(ward)?$", call.name)]
-    forwards = {call.pair(): call for call in calls if call not in backwards}
-    return next((call for call in backwards if disagrees(forwards.get(call.pair()), call)), None)
+    forwards = {call.pair(): call for call in calls if not call.is_backward()}
+    return next((call for call in calls if call.is_backward() and disagrees(forwards.get(call.pair()), call)),
+                None)
 
 
 def disagrees(forward, backward):

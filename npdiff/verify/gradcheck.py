@@ -212,8 +212,8 @@ def check_slopes(L, x, gradient, terms, derivative, name):
     """Raise ValueError unless gradient is the slope of L along a random direction, on both sides of x.
 
     The slopes are one-sided differences of seven points, with an error of about h^6. One h that agrees is
-    enough. terms is the norm of the terms of the sum L. Their rounding is about 1e-12 terms in these slopes and
-    1e-10 terms in central_difference.
+    enough. terms is the norm of the terms of the sum L. Their rounding is about 1e-12 terms in these slopes
+    and 1e-10 terms in a central_difference.
     """
     rng = np.random.default_rng(0)
     reach = np.maximum(abs(x), 0.01 * np.linalg.norm(x) / max(x.size, 1) ** 0.5 or 1.0)

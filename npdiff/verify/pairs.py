@@ -47,7 +47,7 @@ def check_cases(name, seed):
         try:
             errors = check_pair(pair, rng)
         except Exception as error:
-            raise ValueError(f"{where}: {error}") from error
+            raise ValueError(f"{where}: {error if isinstance(error, ValueError) else repr(error)}") from error
         for key, found in errors.items():
             shape = pair.inputs[key].shape
             if is_wrong(found):
