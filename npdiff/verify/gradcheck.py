@@ -105,8 +105,8 @@ def check_gradients(forward, backward, inputs, rng, derivative=complex_step, dat
     is a dict of arrays. All float arrays are differentiated, as float64, but those that `data` names. Others,
     such as integer labels, are only handed on. forward and backward get copies, so they may write into them.
 
-    Returns {name: (tensor_error, element_error)}. The size in these is the norm of all gradients. If they are
-    all zero but for rounding, it is ||y dy|| / (1 + ||inputs||).
+    Returns {name: (tensor_error, element_error)}. The size in these is the norm of all gradients, or ||dy||
+    if that is larger: where a forward is flat, all gradients are rounding of numbers of about 1.
 
     Raises ValueError, with the reason, where numbers would mean nothing: a gradient is missing, or is not
     float64 in the shape of its input; the forward is random, rounds to float32, or has a kink here; or it is
@@ -132,12 +132,11 @@ def check_gradients(forward, backward, inputs, rng, derivative=complex_step, dat
 
     terms, given = np.linalg.norm(y * dy), {name: inputs[name] for name in gradients}
     exact = {name: differentiated(partial(loss_of, name), x, derivative, name) for name, x in given.items()}
-    size, of_terms = norm_of_all(exact), terms / (1 + norm_of_all(given))
-    size = size if size > 1e-10 * of_terms else of_terms
-    if 0 < size < 1e-12:
-        raise ValueError(f"the gradients have size {size:.0e}, which may be rounding alone; "
+    largest, size = max(norm_of_all(exact), terms), max(norm_of_all(exact), np.linalg.norm(dy))
+    if 0 < largest < (1e-10 if derivative is complex_step else 1e-5) * size:
+        raise ValueError(f"outputs and gradients are at most {largest:.0e}, which may be rounding alone; "
                          "to be checked, the forward must be scaled so that its output is about 1")
-    if derivative is central_difference and of_terms > 1e4 * size:
+    if derivative is central_difference and terms > 1e4 * size * (1 + norm_of_all(given)):
         raise ValueError("the output is so large beside its gradients that differences of it are rounding; "
                          "to be checked, it must be without the constant in it, or by complex_step")
     for name, x in given.items():
