@@ -1,39 +1,11 @@
-"""What the tests of gradients share: the errors allowed, and how a pair or a network is checked."""
+"""What the tests of gradients share: random parameters, planted errors, and the errors allowed."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import NamedTuple
 
 from npdiff.models import MODELS, model_name
-from npdiff.verify.gradcheck import check_gradients, complex_step
+from npdiff.verify.gradcheck import ELEMENT, TENSOR
 
 CASES = 200                             # random shapes of each pair
-TENSOR, ELEMENT = 1e-13, 1e-10          # the errors allowed: of a whole tensor, and of its worst element
-
-
-class Pair(NamedTuple):
-    """A forward, its backward, and one random input."""
-    forward: Callable
-    backward: Callable                  # (dy, cache) -> one gradient for each of inputs, in their order
-    inputs: dict                        # name -> array; gradients are taken for these
-    arguments: dict = {}                # the other arguments of the forward
-
-
-def as_tuple(value):
-    """A backward of one input returns an array, one of several a tuple. -> a tuple"""
-    return value if isinstance(value, tuple) else (value,)
-
-
-def check_pair(pair, rng, derivative=complex_step):
-    """check_gradients of a pair. -> {name of the input: (tensor error, element error)}"""
-
-    def forward(**inputs):
-        return pair.forward(**inputs, **pair.arguments)
-
-    def backward(dy, cache):
-        return dict(zip(pair.inputs, as_tuple(pair.backward(dy, cache)), strict=True))
-
-    return check_gradients(forward, backward, pair.inputs, rng, derivative)
 
 
 def random_params(config, rng, scale=0.3):

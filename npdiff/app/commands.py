@@ -19,9 +19,10 @@ from npdiff.data.files import write_bytes
 from npdiff.models import MODELS, is_image
 from npdiff.optim import learning_rate
 from npdiff.recipes import MOONS, RECIPES, Recipe, fitted, get_recipe
-from npdiff.rng import generator
 from npdiff.sampling import Sampling, fresh_data
-from npdiff.verify import compare, doctor, gradcheck
+from npdiff.verify import compare, doctor
+from npdiff.verify.first_wrong import NETWORKS, check_network
+from npdiff.verify.pairs import PAIRS, check_cases
 
 
 def positional(of, metavar, help):
@@ -32,7 +33,7 @@ def positional(of, metavar, help):
 RecipeName = positional(str, "RECIPE", f"One of: {', '.join(RECIPES)}.")
 RecipeOrRun = positional(str, "RECIPE|RUN", f"A run directory, or one of: {', '.join(RECIPES)}.")
 RecipeNames = positional(str, "RECIPE[,RECIPE...]", f"One or more, with commas, of: {', '.join(RECIPES)}.")
-ModelName = positional(str, "MODEL", f"One of: {', '.join(MODELS)}.")
+WhatToCheck = positional(str, "PAIR|MODEL|all", f"One of: all, {', '.join([*MODELS, *PAIRS])}.")
 DataName = positional(str, "NAME", "fashion-mnist.")
 RunDir = positional(Path, "RUN", "Run directory that `npdiff train` made.")
 Flat = tyro.conf.arg(name="")           # the fields of this dataclass are flags without a prefix
@@ -177,32 +178,23 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Gradcheck:
-    """Hold a network's hand-derived gradients against the complex step, every element of every tensor."""
-    model: ModelName = "mlp"
-    seed: int = 0                       # seed of the parameters, the input and the cotangent
+    """Hold all hand-derived gradients against the complex step, and name the first function that is wrong."""
+    what: WhatToCheck = "all"
+    seed: int = 0                       # seed of the parameters, the inputs and the cotangents
 
     def run(self):
-        if self.model not in MODELS:
-            raise ValueError(f"model is {self.model!r}; it must be one of {', '.join(MODELS)}")
-        module, rng = MODELS[self.model], generator(self.seed, "gradcheck")
-        config = module.SMALL
-        params = module.init(config, rng)
-        x, t = rng.standard_normal((2, *config.data_shape)), rng.integers(1, 1001, 2)
-        for array in params.values():                               # also what starts at zero
-            array += 0.1 * rng.standard_normal(array.shape)
-
-        def errors(derivative):
-            cotangent = generator(self.seed, "gradcheck", 1)
-            return gradcheck.check_model(module, config, params, x, t, cotangent, derivative)
-
-        print(config)
-        exact, finite = errors(gradcheck.complex_step), errors(gradcheck.central_difference)
-        shapes = {name: array.shape for name, array in ({"x": x} | params).items()}
-        report.print_gradients(shapes, exact, finite)
-        if any(tensor > 1e-13 or element > 1e-10 for tensor, element in exact.values()):
-            raise ValueError(f"a gradient of {self.model} is wrong: "
-                             "an error above 1e-13 (tensor) or 1e-10 (element)")
-        print("every gradient is right: errors at most 1e-13 (tensor), 1e-10 (element)")
+        if self.what not in ("all", *PAIRS, *NETWORKS):
+            raise ValueError(f"pair or model is {self.what!r}; it must be one of "
+                             f"{', '.join([*NETWORKS, *PAIRS])}, or all")
+        pairs = [name for name in PAIRS if self.what in (name, "all")]
+        configs = [config for name in NETWORKS for config in NETWORKS[name] if self.what in (name, "all")]
+        whole = self.what == "all"
+        print("relative error of each gradient against the complex step (float64)")
+        for name in pairs:
+            report.print_gradients(name, check_cases(name, self.seed), whole)
+        for config in configs:
+            report.print_gradients(report.in_short(config), check_network(config, self.seed), whole)
+        print(report.gradients_checked(len(pairs), configs))
 
 
 @dataclass(frozen=True)

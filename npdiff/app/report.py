@@ -3,8 +3,11 @@
 import numpy as np
 
 from npdiff.evaluation import metrics
+from npdiff.models import model_name
 from npdiff.recipes import EPOCH
 from npdiff.verify.floor import lowest_loss
+from npdiff.verify.gradcheck import ELEMENT, TENSOR
+from npdiff.verify.pairs import SHAPES
 
 
 def row(name, *cells, note=""):
@@ -108,16 +111,39 @@ def loss_in_words(loss, floor):
     return f"{loss:.4f}, {abs(loss / floor - 1):.1%} {side} the floor {floor:.4f}"
 
 
-def print_gradients(shapes, exact, finite):
-    """The table of gradcheck: for each tensor its error against the complex step and the finite difference.
+def print_gradients(title, checked, worst_only):
+    """A part of the table of gradcheck: the error of each gradient, or the worst error of all, in one line.
 
-    exact and finite are what npdiff.verify.gradcheck.check_model returns.
+    checked is {name: (shape, (tensor_error, element_error))}.
     """
-    print("relative error of each gradient against derivatives of the forward (float64)")
-    print(f"  {'':30}{'shape':>14}{'complex step':>16}{'largest element':>18}{'finite difference':>20}")
-    for name, (tensor, element) in exact.items():
-        shape = " x ".join(map(str, shapes[name]))
-        print(f"  {name:30}{shape:>14}{tensor:16.1e}{element:18.1e}{finite[name][0]:20.1e}")
+    if worst_only:
+        tensor, element = (max(errors[k] for _, errors in checked.values()) for k in (0, 1))
+        print(f"  {title:50}{f'{len(checked)} gradients':>14}{tensor:12.1e} tensor{element:12.1e} element")
+        return
+    print(f"{title:32}{'shape':>16}{'tensor':>12}{'worst element':>16}")
+    for name, (shape, (tensor, element)) in checked.items():
+        print(f"  {name:30}{' x '.join(map(str, shape)):>16}{tensor:12.1e}{element:16.1e}")
+
+
+def in_short(config):
+    """A network's name, and what decides of which functions it is made."""
+    parts = {"labels": "classes", "attention": "attention_levels"}
+    blocks = [f"{config.block_kind} blocks"] if hasattr(config, "block_kind") else []
+    has = [part for part, field in parts.items() if getattr(config, field, 0)]
+    return ", ".join([model_name(config), *blocks, *has])
+
+
+def gradients_checked(pairs, configs):
+    """The last line of gradcheck, when nothing is wrong: what was checked."""
+    checked = []
+    if pairs:
+        checked.append(f"{pairs} pairs in {SHAPES} random shapes each" if pairs > 1
+                       else f"1 pair in {SHAPES} random shapes")
+    if configs:
+        s = "s" if len(configs) > 1 else ""
+        checked.append(f"{len(configs)} network{s} ({'; '.join(map(in_short, configs))})")
+    return (f"every gradient is right, to {TENSOR:.0e} (tensor) and {ELEMENT:.0e} (element); "
+            f"checked: {', '.join(checked)}, every element of every gradient")
 
 
 def print_first_step(names, operations, gradients):

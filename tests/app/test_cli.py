@@ -192,18 +192,36 @@ def test_evaluate_refuses_samples_that_are_not_finite(run, capsys, monkeypatch):
     assert stop.value.code == 2 and "5 of 100 samples hold nan or inf" in said.err and "arcs" not in said.out
 
 
-def test_gradcheck(capsys):
-    main(["gradcheck"])
-    out = capsys.readouterr().out
-    assert "fourier.B" in out and "every gradient is right" in out
+GRADCHECK = {       # what is asked: words that the answer has, and words that it does not have
+    "mlp": (["fourier.B", "linear3.b", "every gradient is right", "checked: 1 network (mlp)"], ["pair"]),
+    "conv2d": (["every gradient is right", "checked: 1 pair in 20 random shapes"], ["mlp", "network"]),
+    "all": (["attention", "cross_entropy", "mse", "unet, plain blocks, labels, attention",
+             "every gradient is right", "13 pairs in 20 random shapes each", "4 networks (mlp; convnet,"],
+            ["linear1.W"]),
+}
 
 
-def test_gradcheck_fails_on_a_wrong_gradient(monkeypatch, capsys):
+@pytest.mark.parametrize("what", GRADCHECK)
+def test_gradcheck(what, capsys):
+    main(["gradcheck"] + [what] * (what != "all"))                  # all unless given
+    out, (words, others) = capsys.readouterr().out, GRADCHECK[what]
+    assert all(word in out for word in words), out
+    assert not any(word in out for word in others), out
+
+
+@pytest.mark.parametrize("what, message", [
+    ("silu", "a gradient of silu is wrong: that of x"),
+    ("mlp", "wrong: the first wrong function on the way back is nn.silu_backward, in linear2.silu"),
+    ("all", "silu_backward ("),
+])
+def test_gradcheck_names_a_wrong_gradient(what, message, monkeypatch, capsys):
     right = nn.silu_backward
     monkeypatch.setattr(nn, "silu_backward", lambda dy, cache: right(dy, cache) * 1.0005)
     with pytest.raises(SystemExit) as stop:
-        main(["gradcheck", "mlp"])
-    assert stop.value.code == 2 and "error: a gradient of mlp is wrong" in capsys.readouterr().err
+        main(["gradcheck", what])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert "test_cli.py:" in err and "is right" not in out
 
 
 def files_and_times(*folders):
@@ -267,7 +285,7 @@ RESUMED_WITH_CHANGES = "schedule given with --resume"
         (["doctor", "suns"], "recipe is 'suns'"),
         (["doctor", "moons", "--schedule", "cubic"], "schedule is 'cubic'"),
         (["doctor", "moons", "--schedule", "straight"], "alpha_bar_T is 0"),
-        (["gradcheck", "cnn"], "model is 'cnn'; it must be one of mlp"),
+        (["gradcheck", "cnn"], "pair or model is 'cnn'; it must be one of mlp, convnet, unet, linear, "),
     ],
 )
 def test_mistakes(run, tmp_path, monkeypatch, capsys, arguments, message):
@@ -366,7 +384,7 @@ FLAGS = {
     "sample": "RUN --sampler --steps --timestep-spacing --eta --clip --guidance --start --n --seed --out",
     "evaluate": "RUN --n --sampler --likelihood",
     "doctor": "RECIPE --schedule --num-train-timesteps",
-    "gradcheck": "MODEL",
+    "gradcheck": "PAIR MODEL all --seed",
 }
 
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from gradient_checks import CASES, as_tuple, assert_exact, check_pair, worst
-from pairs import PAIRS
+from gradient_checks import CASES, assert_exact, worst
 
 from npdiff import nn
 from npdiff.nn import conv
 from npdiff.verify.gradcheck import central_difference
+from npdiff.verify.pairs import PAIRS, as_tuple, check_pair
 
 BLOCKS = [1, 500, 2000, 2**20]          # bytes; with them small images are split in every way
 

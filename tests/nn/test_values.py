@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from gradient_checks import CASES, as_tuple, check_pair, worst
-from pairs import PAIRS
+from gradient_checks import CASES, worst
 
 from npdiff import nn
+from npdiff.verify.pairs import PAIRS, as_tuple, check_pair
 
 
 def torch_values(name, inputs, arguments):
