@@ -6,6 +6,8 @@ A new backend subclasses the two Protocols Denoiser and Backend; what has a body
 keep. An entry point in the group `npdiff.backends` gives it a name. tests/toy_backend.py is a template.
 """
 
+import contextlib
+import operator
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,18 +151,47 @@ class Backend(Protocol):
         """The most memory that this process has used on the device, in bytes."""
 
 
-def check_inputs(config, x, t, labels):
-    """Raise ValueError unless x, t and labels are what the network takes.
+def numbers(name, x):
+    """x as a NumPy array. Raises ValueError unless it holds floats, integers or bools."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {x.dtype}; it must hold floats or integers")
+    return x
 
-    x is a batch (N, *config.data_shape), t one timestep or N of them, labels None or N of them.
+
+def check_inputs(config, x, t, labels):
+    """-> t, labels, each as int64 (N,), labels None where they are None.
+
+    Raises ValueError unless x is a batch (N, *config.data_shape), t one timestep or N of them, labels None or
+    N of them.
     """
-    if tuple(x.shape[1:]) != config.data_shape:
+    if tuple(x.shape[1:]) != config.data_shape or not len(x.shape):
         takes = ", ".join(map(str, config.data_shape))
         raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (N, {takes})")
-    if np.shape(t) not in ((), (len(x),)):
-        raise ValueError(f"t has shape {np.shape(t)}; for {len(x)} samples it must be an int or ({len(x)},)")
+    if not len(x):
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must hold at least one sample")
     if labels is not None:
-        check_labels(labels, len(x), label_count(config))
+        labels = check_labels(labels, len(x), label_count(config)).astype(np.int64)
+    return timesteps(t, len(x)), labels
+
+
+def timesteps(t, N):
+    """t as int64 (N,). An int is all that has __index__; integers of any width and sign mean the same.
+
+    Raises ValueError unless t is an int or N of them, from 1 on.
+    """
+    given = np.asarray(t)
+    if given.dtype == object:
+        with contextlib.suppress(TypeError):
+            given = np.array([operator.index(number) for number in given.flat]).reshape(given.shape)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (N,)):
+        raise ValueError(f"t has shape {given.shape} and dtype {given.dtype}; "
+                         f"for {N} samples it must be an int or ({N},) integers")
+    t = np.full(N, given, np.int64)
+    if t.min() < 1:
+        wrong = np.broadcast_to(given, N)[t.argmin()]
+        raise ValueError(f"t is {wrong}; timesteps are integers from 1 on")
+    return t
 
 
 def check_arrays(arrays, expected, what):
@@ -171,9 +202,25 @@ def check_arrays(arrays, expected, what):
     for name, array in arrays.items():
         if name not in expected:
             raise ValueError(f"{what} hold {name}, which this network does not have")
-        needed = tuple(expected[name].shape)
-        if array.shape != needed:
-            raise ValueError(f"{what} hold {name} of shape {array.shape}; this network needs {needed}")
+        shape, needed = tuple(np.shape(array)), tuple(expected[name].shape)
+        if shape != needed:
+            raise ValueError(f"{what} hold {name} of shape {shape}; this network needs {needed}")
+
+
+def check_finite(arrays, what):
+    """Raise ValueError, with the name, unless every number of the named NumPy arrays is finite."""
+    for name, array in arrays.items():
+        wrong = array[~np.isfinite(array)]
+        if wrong.size:
+            raise ValueError(f"{what} hold {name} with the value {wrong[0]}; every value must be finite")
+
+
+def check_step(step):
+    """The step of a state, an int. Raises ValueError unless it is an integer of at least 0."""
+    step = np.asarray(step)
+    if step.dtype.kind not in "iu" or step < 0:
+        raise ValueError(f"the state's arrays hold step {step}; it must be an integer of at least 0")
+    return int(step)
 
 
 def check_vectors(x):

@@ -54,7 +54,7 @@ def test_four_threads_that_predict_leave_blas_as_they_found_it(three_threads, ti
         thread.start()
     for thread in threads:
         thread.join()
-    assert not wrong and numbers() == {3} and one_blas_thread.inside == 0
+    assert not wrong and numbers() == {3} and not one_blas_thread.inside
 
 
 FORK = """
