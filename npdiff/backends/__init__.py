@@ -55,4 +55,4 @@ def load_backend(name, device="cpu", dtype="float32", threads=None, **options):
 def in_short(error):
     """An error of another library as a part of one line: the first line of its message, not too long."""
     message = str(error).strip() or type(error).__name__
-    return textwrap.shorten(message.splitlines()[0], 160, placeholder=" ...")
+    return textwrap.shorten(message.splitlines()[0], 120, placeholder=" ...")

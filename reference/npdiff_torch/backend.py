@@ -53,7 +53,7 @@ class TorchBackend(Backend):
             with undisturbed():
                 torch.zeros(1, dtype=self.dtype, device=self.device).cpu()      # can it compute, and answer?
         except Exception as error:          # every kind of device has its own
-            raise ValueError(f"device is {device!r}, and the torch backend cannot use it: "
+            raise ValueError(f"device is {device!r}: the torch backend cannot use it: "
                              f"{in_short(error)}") from error
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
@@ -124,8 +124,10 @@ class TorchDenoiser(Denoiser):
         """
         needed = {name: to_numpy_layout(name, p) for name, p in self.parameters.items()}
         check_arrays(arrays, needed, what)
-        tensors = {name: self.backend.tensor(name, arrays[name]) for name in needed}
-        if not torch.cat([tensor.flatten() for tensor in tensors.values()]).isfinite().all():
+        with np.errstate(over="ignore"):                                # what is too large becomes inf
+            tensors = {name: self.backend.tensor(name, arrays[name]) for name in needed}
+        every = torch.cat([tensor.flatten() for tensor in tensors.values()])
+        if not every.is_meta and not every.isfinite().all():            # a meta tensor has a shape alone
             check_finite({name: self.backend.to_numpy(tensor) for name, tensor in tensors.items()}, what)
         return {name: from_numpy_layout(name, tensor) for name, tensor in tensors.items()}
 

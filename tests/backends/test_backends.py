@@ -1,6 +1,5 @@
 """Backends: a state is loaded whole or not at all, wrong values are refused, and a third backend works."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
