@@ -3,7 +3,6 @@
 Docstrings that are missing here stand in npdiff/backends/protocols.py.
 """
 
-import copy
 import os
 
 import numpy as np
@@ -113,9 +112,9 @@ class TorchDenoiser(Denoiser):
             self.average.n_averaged.fill_(1)
         self.average_of = named_parameters(self.average.module)
 
-    def __copy__(self):
-        """A shallow copy would share the tensors that update changes."""
-        return copy.deepcopy(self)
+    def __reduce__(self):
+        """A copy or a pickle is made anew and takes over the state: it learns alone, and under any mode."""
+        return restored, (type(self), self.backend, self.config, self.ema_decay, self.export())
 
     def tensors(self, arrays, what):
         """Arrays under the parameters' names as tensors in torch's layout.
@@ -243,3 +242,12 @@ class TorchDenoiser(Denoiser):
                 if self.ema_decay:
                     self.average_of[name].data.copy_(loaded["ema"][name])
             self.average.n_averaged.fill_(step + 1)
+
+
+def restored(denoiser_class, backend, config, ema_decay, state):
+    """The denoiser with this exported state."""
+    group = "params/"
+    params = {name.removeprefix(group): array for name, array in state.items() if name.startswith(group)}
+    denoiser = denoiser_class(backend, config, params, ema_decay)
+    denoiser.load(state)
+    return denoiser

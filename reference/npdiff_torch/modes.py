@@ -8,14 +8,15 @@ belong to the process (float32 precision, determinism, anomaly detection), so th
 import contextlib
 
 import torch
-from torch import backends
 
 from npdiff.backends.machine import HeldSetting
 
-# What may multiply float32 in fewer digits. One that says "none" does what those above it say.
-PRECISIONS = (backends, backends.cudnn, backends.mkldnn,
-              backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn,
-              backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
+# What may compute float32 in fewer digits. One that says "none" does what those above it say. They are not
+# written as torch.backends.mkldnn.fp32_precision and so on: torch 2.13 writes that one to another place.
+PRECISIONS = (("generic", "all"), ("cuda", "all"), ("mkldnn", "all"),
+              ("cuda", "matmul"), ("cuda", "conv"), ("cuda", "rnn"),
+              ("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn"))
+read_precision, write_precision = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
 AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -27,11 +28,11 @@ def make_exact():
     each other, torch raises an error.
     """
     precisions = []
-    for owner in PRECISIONS:
-        precisions.append(owner.fp32_precision)
-        owner.fp32_precision = "none"
-    for owner in PRECISIONS:
-        owner.fp32_precision = "ieee"
+    for place in PRECISIONS:
+        precisions.append(read_precision(*place))
+        write_precision(*place, "none")
+    for place in PRECISIONS:
+        write_precision(*place, "ieee")
     matmul = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -44,8 +45,8 @@ def make_exact():
         torch.set_anomaly_enabled(*anomaly)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_float32_matmul_precision(matmul)
-        for owner, precision in zip(PRECISIONS, precisions, strict=True):
-            owner.fp32_precision = precision
+        for place, precision in zip(PRECISIONS, precisions, strict=True):
+            write_precision(*place, precision)
 
     return restore
 

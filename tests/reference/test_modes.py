@@ -1,4 +1,4 @@
-"""torch's modes and flags: the caller's do not change a bit of the reference's numbers, and it changes none."""
+"""torch's modes and flags: the caller's change no bit of the reference's numbers, and it changes none."""
 
 import contextlib
 import copy
@@ -32,30 +32,25 @@ def called(change, *back):
             call()
 
 
-def precisions(value):
-    """Every new flag of float32 precision set to value; then all as torch begins with."""
-    with contextlib.ExitStack() as stack:
-        begun = [(owner, raw) for owner, raw in zip(OWNERS, raw_precisions())]
-        for owner in OWNERS:
-            owner.fp32_precision = value
-        stack.callback(lambda: [setattr(owner, "fp32_precision", raw) for owner, raw in begun])
-        held = stack.pop_all()
-    return held
-
-
 B = torch.backends
-OWNERS = [B, B.cudnn, B.mkldnn, B.cuda.matmul, B.cudnn.conv, B.cudnn.rnn,
-          B.mkldnn.matmul, B.mkldnn.conv, B.mkldnn.rnn]
+PLACES = [("generic", "all"), ("cuda", "all"), ("mkldnn", "all"), ("cuda", "matmul"), ("cuda", "conv"),
+          ("cuda", "rnn"), ("mkldnn", "matmul"), ("mkldnn", "conv"), ("mkldnn", "rnn")]
+read, write = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
+
+
+def write_all(values):
+    """Each of the new flags of float32 precision: one value, or one for each."""
+    for place, value in zip(PLACES, [values] * len(PLACES) if isinstance(values, str) else values):
+        write(*place, value)
 
 
 def raw_precisions():
     """What each flag itself says: not what it takes over from those above it."""
     raw = []
-    for owner in OWNERS:
-        raw.append(owner.fp32_precision)
-        owner.fp32_precision = "none"
-    for owner, value in zip(OWNERS, raw):
-        owner.fp32_precision = value
+    for place in PLACES:
+        raw.append(read(*place))
+        write(*place, "none")
+    write_all(raw)
     return raw
 
 
@@ -127,12 +122,12 @@ MODES = {
     "matmul medium": lambda: restored(lambda: torch.set_float32_matmul_precision("medium")),
     "all tf32": lambda: restored(lambda: setattr(B, "fp32_precision", "tf32")),
     "all ieee": lambda: restored(lambda: setattr(B, "fp32_precision", "ieee")),
-    "each tf32": lambda: precisions("tf32"),
+    "each tf32": lambda: restored(lambda: write_all("tf32")),
     "old flags": lambda: restored(lambda: setattr(B.cuda.matmul, "allow_tf32", True)),
     "old and new flags": lambda: restored(
         lambda: torch.set_float32_matmul_precision("high"),
         lambda: setattr(B.cuda.matmul, "fp32_precision", "ieee"),
-        lambda: setattr(B.mkldnn, "fp32_precision", "bf16")),
+        lambda: write("mkldnn", "conv", "bf16")),
 }
 
 
@@ -152,11 +147,9 @@ def restored(*changes):
             change()
         yield
     finally:
-        for owner in OWNERS:
-            owner.fp32_precision = "ieee"
+        write_all("ieee")
         torch.set_float32_matmul_precision("highest")
-        for owner, value in zip(OWNERS, begun):
-            owner.fp32_precision = value
+        write_all(begun)
 
 
 def use(config, dtype):
@@ -201,9 +194,12 @@ def used(config, dtype):
         after = settings()
         changed = [setting for setting in before if after[setting] != before[setting]]
         assert not changed, f"{name} changed {changed}"
-        numbers[f"{k} {name}"] = [np.asarray(a.detach().numpy() if isinstance(a, torch.Tensor) else a).tobytes()
-                                  for a in arrays]
+        numbers[f"{k} {name}"] = [np.asarray(a).tobytes() for a in map(detached, arrays)]
     return numbers
+
+
+def detached(a):
+    return a.detach().numpy() if isinstance(a, torch.Tensor) else a
 
 
 @NETWORKS
@@ -255,15 +251,15 @@ def test_within_a_step_the_flags_are_those_of_exact_numbers():
     backend = load_backend("torch")
     denoiser = backend.make_denoiser(mlp.SMALL, random_params(mlp.SMALL, np.random.default_rng(0)))
 
-    def read(*_):
-        seen.append(([owner.fp32_precision for owner in OWNERS], torch.get_float32_matmul_precision(),
+    def note(*_):
+        seen.append(([read(*place) for place in PLACES], torch.get_float32_matmul_precision(),
                      torch.are_deterministic_algorithms_enabled(), torch.is_anomaly_enabled()))
 
-    denoiser.module.linear1.register_forward_hook(read)
-    with restored(lambda: torch.set_float32_matmul_precision("medium")), precisions("tf32"):
+    denoiser.module.linear1.register_forward_hook(note)
+    with restored(lambda: torch.set_float32_matmul_precision("medium"), lambda: write_all("tf32")):
         denoiser.predict(backend.asarray(np.ones((2, 2))), 5)
         denoiser.train_step(Batch(1, np.ones((2, 2)), 5, np.ones((2, 2))), 0.1)
-    assert seen == [(["ieee"] * len(OWNERS), "highest", True, False)] * 2
+    assert seen == [(["ieee"] * len(PLACES), "highest", True, False)] * 2
 
 
 def test_threads_that_predict_and_train_leave_the_flags():
