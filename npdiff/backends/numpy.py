@@ -80,10 +80,11 @@ class NumpyDenoiser(Denoiser):
 
     def vector(self, arrays, expected, what):
         """Named arrays as one vector. Raises ValueError for other names or shapes, and for nan or inf."""
-        check_arrays(arrays, expected, what)
+        if {name: np.shape(array) for name, array in arrays.items()} != self.shapes:
+            check_arrays(arrays, expected, what)
         with np.errstate(over="ignore"):                    # a number too large for this dtype becomes inf
-            parts = [numbers(name, arrays[name]).ravel() for name in expected]
-            vector = np.concatenate(parts, dtype=self.dtype, casting="same_kind")
+            vector = np.concatenate([numbers(name, arrays[name]).ravel() for name in expected])
+            vector = vector.astype(self.dtype, copy=False)
         if not np.isfinite(vector).all():
             check_finite(self.views(vector), what)
         return vector
