@@ -66,7 +66,8 @@ class Denoiser(Protocol):
     def predict(self, x: Array, t: Timesteps, labels: Labels = None) -> Array:
         """The network's answer.   x (N, ...), t an int or integers (N,), labels integers (N,) -> (N, ...)
 
-        labels None means "no label".
+        labels None means "no label". x may also be a NumPy array, here and below: of floats or integers, which
+        are computed in the backend's dtype. Raises ValueError for other x, t or labels, and for N = 0.
         """
 
     @abstractmethod
@@ -82,7 +83,10 @@ class Denoiser(Protocol):
 
     @abstractmethod
     def update(self, grads: dict[str, Array], lr: float) -> None:
-        """One step of Adam, then one of the moving average of the parameters where the denoiser keeps one."""
+        """One step of Adam, then one of the moving average of the parameters where the denoiser keeps one.
+
+        Raises ValueError, and changes nothing, if a gradient is missing, unknown, of another shape or not finite.
+        """
 
     def train_step(self, batch: Batch, lr: float) -> float:
         """A whole training step. Returns the loss; if that is not finite, nothing has changed.
@@ -106,7 +110,7 @@ class Denoiser(Protocol):
     def load(self, state: Params) -> None:
         """Take over a state from any backend's export.
 
-        Raises ValueError, and changes nothing, if an array is missing, unknown or of another shape.
+        Raises ValueError, and changes nothing, if an array is missing, unknown, of another shape or not finite.
         """
 
 
@@ -121,11 +125,11 @@ class Backend(Protocol):
 
     @abstractmethod
     def asarray(self, x: np.ndarray) -> Array:
-        """A NumPy array as the backend's kind, in its dtype and on its device."""
+        """A copy of a NumPy array as the backend's kind, in its dtype and on its device."""
 
     @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray:
-        """The reverse. The dtype is kept."""
+        """The reverse, a copy too. The dtype is kept."""
 
     @abstractmethod
     def make_denoiser(self, config: Any, params: Params, ema_decay: float = 0.0) -> Denoiser:
