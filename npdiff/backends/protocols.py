@@ -66,7 +66,7 @@ class Denoiser(Protocol):
     def predict(self, x: Array, t: Timesteps, labels: Labels = None) -> Array:
         """The network's answer.   x (N, ...), t an int or integers (N,), labels integers (N,) -> (N, ...)
 
-        labels None means "no label". x may also be a NumPy array, here and below: of floats or integers, which
+        labels None means "no label". Here and below x may also be a NumPy array, of floats or integers: they
         are computed in the backend's dtype. Raises ValueError for other x, t or labels, and for N = 0.
         """
 
@@ -85,7 +85,8 @@ class Denoiser(Protocol):
     def update(self, grads: dict[str, Array], lr: float) -> None:
         """One step of Adam, then one of the moving average of the parameters where the denoiser keeps one.
 
-        Raises ValueError, and changes nothing, if a gradient is missing, unknown, of another shape or not finite.
+        Raises ValueError, and changes nothing, if a gradient is missing, unknown, of another shape or not
+        finite.
         """
 
     def train_step(self, batch: Batch, lr: float) -> float:
@@ -110,7 +111,8 @@ class Denoiser(Protocol):
     def load(self, state: Params) -> None:
         """Take over a state from any backend's export.
 
-        Raises ValueError, and changes nothing, if an array is missing, unknown, of another shape or not finite.
+        Raises ValueError, and changes nothing, if an array is missing, unknown, of another shape or not
+        finite.
         """
 
 
