@@ -83,8 +83,9 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sam
     predict = guided(denoiser.predict, labels, sampling.guidance)
     denoise = to_x0_eps(predict, schedule, recipe.prediction_type, sampling.clip)
     sampler = SAMPLERS[sampling.sampler]
-    return sampler(denoise, backend.asarray(x), schedule, lambda t: backend.asarray(host_noise(t)), pairs,
-                   **sampling.options(recipe))
+    chain = sampler(denoise, backend.asarray(x), schedule, lambda t: backend.asarray(host_noise(t)), pairs,
+                    **sampling.options(recipe))
+    return ((t, x * 1.0) for t, x in chain)         # a copy: the caller may change it, and the chain goes on
 
 
 def labels_in_turn(recipe, n):

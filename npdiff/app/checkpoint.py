@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
+from npdiff.backends.protocols import check_finite
 from npdiff.data.files import write_bytes
 from npdiff.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
@@ -63,10 +62,10 @@ def load_config(run):
 def save_checkpoint(run, state):
     """Write a denoiser's exported state, then remove older checkpoints. Returns the path.
 
-    Raises FloatingPointError, and keeps the older ones, if the state is not finite.
+    Raises ValueError, and keeps the older ones, if the state is not finite.
     """
     from safetensors.numpy import save
-    check_finite(state, FloatingPointError)
+    check_finite(state, f"the arrays of the state at step {int(state['step'])}")
     path = Path(run) / "checkpoints" / f"step-{int(state['step']):08d}.safetensors"
     write_bytes(path, save(state))
     for old in path.parent.glob("step-*.safetensors"):
@@ -94,17 +93,10 @@ def load_checkpoint(run):
     path = newest_checkpoint(run)
     try:
         state = load(path.read_bytes())
-        check_finite(state, ValueError)
+        check_finite(state, "its arrays")
         return state
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def check_finite(state, kind):
-    """Raise an error of this kind, with the array's name, unless all numbers of a state are finite."""
-    for name, array in state.items():
-        if not np.isfinite(array).all():
-            raise kind(f"{name} holds nan or inf at step {int(state['step'])}")
 
 
 def sampling_weights(state):

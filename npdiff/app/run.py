@@ -7,6 +7,7 @@
 
 import contextlib
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -273,9 +274,15 @@ class Run:
 
 @contextlib.contextmanager
 def held_back_interrupt():
-    """Within, Ctrl-C only adds an entry to the list that this yields, for a loop to see after its step."""
-    seen = []
-    previous = signal.signal(signal.SIGINT, lambda *_: seen.append(True))
+    """Within, Ctrl-C only adds an entry to the list that this yields, for a loop to see after its step.
+
+    In a thread that is not the main one, Python lets no one handle signals: Ctrl-C stays what it was.
+    """
+    seen, previous = [], signal.getsignal(signal.SIGINT)
+    if previous is None or threading.current_thread() is not threading.main_thread():
+        yield seen                                      # None: a handler that is not Python's
+        return
+    signal.signal(signal.SIGINT, lambda *_: seen.append(True))
     try:
         yield seen
     finally:

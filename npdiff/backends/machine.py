@@ -28,42 +28,43 @@ def blas():
     return ThreadpoolController().select(user_api="blas")
 
 
-class OneBlasThread:
-    """Within, BLAS multiplies on one thread. Several threads may be within; the last to leave restores the
-    number.
+class HeldSetting:
+    """A setting of the whole process that holds while at least one thread is within. The last to leave takes
+    it back.
 
-    A small product on many threads is slower than on one, and its bytes may depend on their number.
+    change() makes the setting and returns a function that restores what was there.
     """
 
-    def __init__(self):
-        self.lock, self.inside, self.limit = threading.Lock(), 0, None
+    def __init__(self, change):
+        self.change, self.lock, self.inside, self.restore = change, threading.Lock(), [], None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.after_fork)
 
     def __enter__(self):
         with self.lock:
-            if self.inside == 0:
-                self.limit = blas().limit(limits=1)
-            self.inside += 1
+            if not self.inside:
+                self.restore = self.change()
+            self.inside.append(threading.get_ident())
 
     def __exit__(self, *error):
         with self.lock:
-            self.inside -= 1
-            if self.inside == 0:
-                self.limit.restore_original_limits()
+            self.inside.remove(threading.get_ident())
+            if not self.inside:
+                self.restore()
+
+    def after_fork(self):
+        """In a forked child only the thread that forked is left, and a held lock would stay held."""
+        before, this = self.inside, threading.get_ident()
+        self.lock, self.inside = threading.Lock(), [thread for thread in before if thread == this]
+        if before and not self.inside:
+            self.restore()
 
 
-one_blas_thread = OneBlasThread()
-
-
-def after_fork():
-    """In a forked child only one thread is left: a pool has no threads there, and a held lock stays held."""
-    thread_pool.cache_clear()
-    if one_blas_thread.inside:
-        one_blas_thread.limit.restore_original_limits()
-    one_blas_thread.__init__()
-
-
+# Within, BLAS multiplies on one thread: a small product on many threads is slower than on one, and its bytes
+# may depend on their number.
+one_blas_thread = HeldSetting(lambda: blas().limit(limits=1).restore_original_limits)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=after_fork)
+    os.register_at_fork(after_in_child=thread_pool.cache_clear)         # a pool has no threads in the child
 
 
 def blas_in_words():

@@ -3,7 +3,16 @@
 import numpy as np
 
 from npdiff.backends.machine import blas_in_words, cores, host_peak_memory, one_blas_thread, thread_pool
-from npdiff.backends.protocols import Backend, Denoiser, check_arrays, check_inputs, check_vectors
+from npdiff.backends.protocols import (
+    Backend,
+    Denoiser,
+    check_arrays,
+    check_finite,
+    check_inputs,
+    check_step,
+    check_vectors,
+    numbers,
+)
 from npdiff.diffusion import check_same_shape
 from npdiff.models import MODELS, is_image, model_name
 from npdiff.nn import mse_backward, mse_forward
@@ -27,10 +36,10 @@ class NumpyBackend(Backend):
         keep_freed_arrays()
 
     def asarray(self, x):
-        return np.asarray(x, self.dtype)
+        return np.array(numbers("x", x), self.dtype, order="C")         # a copy, as it is on every device
 
     def to_numpy(self, x):
-        return x
+        return np.array(x)
 
     def make_denoiser(self, config, params, ema_decay=0.0):
         return NumpyDenoiser(config, params, ema_decay, self.dtype, self.threads)
@@ -49,15 +58,36 @@ class NumpyDenoiser(Denoiser):
     """
 
     def __init__(self, config, params, ema_decay, dtype, threads):
-        self.config, self.ema_decay, self.threads = config, ema_decay, threads
+        self.config, self.ema_decay, self.threads, self.dtype = config, ema_decay, threads, dtype
         self.model = MODELS[model_name(config)]
-        check_arrays(params, self.model.init(config, generator(0, "init")), "the parameters")
-        self.theta = np.concatenate([array.ravel() for array in params.values()], dtype=dtype)
-        self.shapes = {name: array.shape for name, array in params.items()}
+        expected = self.model.init(config, generator(0, "init"))
+        self.shapes = {name: array.shape for name, array in expected.items()}
+        self.theta = self.vector(params, expected, "the parameters")
         self.params = self.views(self.theta)
         self.average = self.theta.copy()
         self.m, self.v = np.zeros_like(self.theta), np.zeros_like(self.theta)
         self.step = 0
+
+    def __getstate__(self):
+        """What a copy or a pickle takes along."""
+        return {name: value for name, value in vars(self).items() if name not in ("model", "params")}
+
+    def __setstate__(self, state):
+        """A copy has vectors of its own, and its params are views of them: so it learns, and alone."""
+        for name, value in state.items():
+            setattr(self, name, value.copy() if isinstance(value, np.ndarray) else value)
+        self.model, self.params = MODELS[model_name(self.config)], self.views(self.theta)
+
+    def vector(self, arrays, expected, what):
+        """Named arrays as one vector. Raises ValueError for other names or shapes, and for nan or inf."""
+        if {name: np.shape(array) for name, array in arrays.items()} != self.shapes:
+            check_arrays(arrays, expected, what)
+        with np.errstate(over="ignore"):                    # a number too large for this dtype becomes inf
+            vector = np.concatenate([numbers(name, arrays[name]).ravel() for name in expected])
+            vector = vector.astype(self.dtype, copy=False)
+        if not np.isfinite(vector).all():
+            check_finite(self.views(vector), what)
+        return vector
 
     def views(self, vector):
         """Named, shaped views into a vector of all parameters."""
@@ -68,37 +98,46 @@ class NumpyDenoiser(Denoiser):
             start += size
         return views
 
+    def inputs(self, x, t, labels):
+        """x, t and labels as the model takes them. Raises ValueError for wrong ones."""
+        x = self.array("x", x)
+        return x, *check_inputs(self.config, x, t, labels)
+
+    def array(self, name, x):
+        """x in the backend's dtype: x itself if it has it."""
+        return np.asarray(numbers(name, x), self.dtype)
+
     def predict(self, x, t, labels=None):
-        check_inputs(self.config, x, t, labels)
-        t = np.full(len(x), t)
+        x, t, labels = self.inputs(x, t, labels)
         return np.concatenate(self.in_shards(lambda rows: self.forward(x, t, labels, rows)[0], len(x)))
 
     def divergence(self, x, t, labels=None):
+        x, t, labels = self.inputs(x, t, labels)
         check_vectors(x)
-        check_inputs(self.config, x, t, labels)
         with one_blas_thread:
-            y, cache = self.forward(x, np.full(len(x), t), labels, slice(None))
+            y, cache = self.forward(x, t, labels, slice(None))
             return y, jacobian_trace(y, lambda dy: self.model.backward(dy, cache, self.config)[0])
 
     def loss_and_grads(self, batch):
         """The loss is a mean: that of a batch is the weighted mean of its shards', and so is its gradient."""
-        check_inputs(self.config, batch.x_t, batch.t, batch.labels)
-        check_same_shape(x_t=batch.x_t, target=batch.target)
-        if batch.weight is not None:
-            check_same_shape(t=batch.t, weight=batch.weight)
-            batch = batch._replace(weight=batch.weight.astype(self.theta.dtype))
+        x, t, labels = self.inputs(batch.x_t, batch.t, batch.labels)
+        target = self.array("target", batch.target)
+        check_same_shape(x_t=x, target=target)
+        weights = None if batch.weight is None else self.array("weight", batch.weight)
+        if weights is not None:
+            check_same_shape(t=t, weight=weights)
 
         def shard_loss_and_grads(rows):
             with np.errstate(all="ignore"):             # train reports a loss that is not finite
-                share = len(batch.x_t[rows]) / len(batch.x_t)
-                y, cache = self.forward(batch.x_t, batch.t, batch.labels, rows)
-                weight = None if batch.weight is None else batch.weight[rows]
-                loss, loss_cache = mse_forward(y, batch.target[rows], weight)
+                share = len(x[rows]) / len(x)
+                y, cache = self.forward(x, t, labels, rows)
+                weight = None if weights is None else weights[rows]
+                loss, loss_cache = mse_forward(y, target[rows], weight)
                 dy = share * mse_backward(loss_cache)
                 _, grads = self.model.backward(dy, cache, self.config)
             return share * float(loss), grads
 
-        (loss, grads), *others = self.in_shards(shard_loss_and_grads, len(batch.x_t))
+        (loss, grads), *others = self.in_shards(shard_loss_and_grads, len(x))
         for other_loss, other_grads in others:          # in this order always: no sum depends on timing
             loss += other_loss
             for name, g in other_grads.items():
@@ -123,15 +162,16 @@ class NumpyDenoiser(Denoiser):
             return list(thread_pool(self.threads).map(function, shards))
 
     def update(self, grads, lr):
+        g = self.vector(grads, self.params, "the gradients")
         self.step += 1
-        g = np.concatenate([grads[name].ravel() for name in self.params])
         adam(self.theta, g, self.m, self.v, self.step, lr)
         if self.ema_decay:
             ema(self.average, self.theta, warmed_up(self.ema_decay, self.step))
 
     def operations(self, x, t, labels=None):
+        x, t, labels = self.inputs(x, t, labels)
         with one_blas_thread:
-            _, cache = self.forward(x, np.full(len(x), t), labels, slice(None))
+            _, cache = self.forward(x, t, labels, slice(None))
         return {name: output for name, (output, _) in cache.items()}
 
     def groups(self):
@@ -146,10 +186,13 @@ class NumpyDenoiser(Denoiser):
 
     def load(self, state):
         check_arrays(state, self.export(), "the state's arrays")
+        step, loaded = check_step(state["step"]), {}
+        for group in self.groups():
+            arrays = {name: state[f"{group}/{name}"] for name in self.params}
+            loaded[group] = self.vector(arrays, self.params, f"the state's {group}")
         for group, vector in self.groups().items():
-            for name, view in self.views(vector).items():
-                view[...] = state[f"{group}/{name}"]
-        self.step = int(state["step"])
+            vector[:] = loaded[group]
+        self.step = step
 
 
 def jacobian_trace(y, backward):

@@ -16,6 +16,7 @@ import numpy as np
 from npdiff.models import label_count
 from npdiff.nn.embedding import check_labels
 from npdiff.recipes import Recipe
+from npdiff.schedule import timesteps
 from npdiff.training import Batch, batches
 
 Params = dict[str, np.ndarray]          # by name, in the layout of npdiff.models
@@ -64,7 +65,8 @@ class Denoiser(Protocol):
     def predict(self, x: Array, t: Timesteps, labels: Labels = None) -> Array:
         """The network's answer.   x (N, ...), t an int or integers (N,), labels integers (N,) -> (N, ...)
 
-        labels None means "no label".
+        labels None means "no label". Here and below x may also be a NumPy array, of floats or integers: they
+        are computed in the backend's dtype. Raises ValueError for other x, t or labels, and for N = 0.
         """
 
     @abstractmethod
@@ -80,7 +82,11 @@ class Denoiser(Protocol):
 
     @abstractmethod
     def update(self, grads: dict[str, Array], lr: float) -> None:
-        """One step of Adam, then one of the moving average of the parameters where the denoiser keeps one."""
+        """One step of Adam, then one of the moving average of the parameters where the denoiser keeps one.
+
+        Raises ValueError, and changes nothing, if a gradient is missing, unknown, of another shape or not
+        finite.
+        """
 
     def train_step(self, batch: Batch, lr: float) -> float:
         """A whole training step. Returns the loss; if that is not finite, nothing has changed.
@@ -104,7 +110,8 @@ class Denoiser(Protocol):
     def load(self, state: Params) -> None:
         """Take over a state from any backend's export.
 
-        Raises ValueError, and changes nothing, if an array is missing, unknown or of another shape.
+        Raises ValueError, and changes nothing, if an array is missing, unknown, of another shape or not
+        finite.
         """
 
 
@@ -119,11 +126,11 @@ class Backend(Protocol):
 
     @abstractmethod
     def asarray(self, x: np.ndarray) -> Array:
-        """A NumPy array as the backend's kind, in its dtype and on its device."""
+        """A copy of a NumPy array as the backend's kind, in its dtype and on its device."""
 
     @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray:
-        """The reverse. The dtype is kept."""
+        """The reverse, a copy too. The dtype is kept."""
 
     @abstractmethod
     def make_denoiser(self, config: Any, params: Params, ema_decay: float = 0.0) -> Denoiser:
@@ -149,18 +156,31 @@ class Backend(Protocol):
         """The most memory that this process has used on the device, in bytes."""
 
 
-def check_inputs(config, x, t, labels):
-    """Raise ValueError unless x, t and labels are what the network takes.
+def numbers(name, x):
+    """x as a NumPy array. Raises ValueError unless it holds floats, integers or bools."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"{name} has dtype {x.dtype}; it must hold floats or integers")
+    return x
 
-    x is a batch (N, *config.data_shape), t one timestep or N of them, labels None or N of them.
+
+def check_inputs(config, x, t, labels):
+    """-> t, labels, each as int64 (N,), labels None where they are None.
+
+    Raises ValueError unless x is a batch (N, *config.data_shape), t one timestep or N of them, labels None or
+    N of them.
     """
-    if tuple(x.shape[1:]) != config.data_shape:
+    if tuple(x.shape[1:]) != config.data_shape or not len(x.shape):
         takes = ", ".join(map(str, config.data_shape))
         raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (N, {takes})")
-    if np.shape(t) not in ((), (len(x),)):
-        raise ValueError(f"t has shape {np.shape(t)}; for {len(x)} samples it must be an int or ({len(x)},)")
+    if not len(x):
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must hold at least one sample")
+    t = np.full(len(x), timesteps(t, (len(x),)), np.int64)
+    if t.min() < 1:
+        raise ValueError(f"t is {t.min()}; timesteps are integers from 1 on")
     if labels is not None:
-        check_labels(labels, len(x), label_count(config))
+        labels = check_labels(labels, len(x), label_count(config)).astype(np.int64)
+    return t, labels
 
 
 def check_arrays(arrays, expected, what):
@@ -171,9 +191,25 @@ def check_arrays(arrays, expected, what):
     for name, array in arrays.items():
         if name not in expected:
             raise ValueError(f"{what} hold {name}, which this network does not have")
-        needed = tuple(expected[name].shape)
-        if array.shape != needed:
-            raise ValueError(f"{what} hold {name} of shape {array.shape}; this network needs {needed}")
+        shape, needed = tuple(np.shape(array)), tuple(expected[name].shape)
+        if shape != needed:
+            raise ValueError(f"{what} hold {name} of shape {shape}; this network needs {needed}")
+
+
+def check_finite(arrays, what):
+    """Raise ValueError, with the name, unless every number of the named NumPy arrays is finite."""
+    for name, array in arrays.items():
+        wrong = array[~np.isfinite(array)]
+        if wrong.size:
+            raise ValueError(f"{what} hold {name} with the value {wrong[0]}; every value must be finite")
+
+
+def check_step(step):
+    """The step of a state, an int. Raises ValueError unless it is an integer of at least 0."""
+    step = np.asarray(step)
+    if step.dtype.kind not in "iu" or step < 0:
+        raise ValueError(f"the state's arrays hold step {step}; it must be an integer of at least 0")
+    return int(step)
 
 
 def check_vectors(x):

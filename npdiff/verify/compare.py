@@ -35,14 +35,22 @@ def ulps(a, b):
 def compare_operations(backends, recipe, seed):
     """The forward of the first training step, layer by layer, for two backends.
 
-    -> {name of the layer: (elements that differ, elements, largest difference in ULPs)}. Raises ValueError
-    where the backends' layers have other names.
+    -> {name of the layer: (elements that differ, elements, largest difference in ULPs)}. A layer that has no
+    partner is at the end with (0, 0, nan), and its name says why.
     """
     first, second = (operations_of_first_step(backend, recipe, seed) for backend in backends)
-    if list(first) != list(second):
-        raise ValueError(f"the backends have other layers: {', '.join(first)}; {', '.join(second)}")
-    return {name: (int((a != second[name]).sum()), a.size, float(ulps(a, second[name]).max()))
-            for name, a in first.items()}
+    names, left_out = pairs(first, second)
+    compared = {name: (int((first[name] != second[name]).sum()), first[name].size,
+                       float(ulps(first[name], second[name]).max())) for name in names}
+    return compared | {name: (0, 0, np.nan) for name in left_out}
+
+
+def pairs(first, second):
+    """Two dicts of arrays -> the names that both have, with equal shapes; a phrase for each other name."""
+    names = [name for name in first if name in second and first[name].shape == second[name].shape]
+    left_out = [f"{name} (left out: other shapes)" for name in first if name in second and name not in names]
+    left_out += [f"{name} (left out: first only)" for name in first if name not in second]
+    return names, left_out + [f"{name} (left out: second only)" for name in second if name not in first]
 
 
 def operations_of_first_step(backend, recipe, seed):
@@ -55,14 +63,16 @@ def operations_of_first_step(backend, recipe, seed):
 def compare_gradients(backends, recipe, seed):
     """The loss and every gradient of the first training step for two backends, in the order of computation.
 
-    -> {name: relative difference of the whole tensor}
+    -> {name: relative difference of the whole tensor}. What has no partner is at the end with nan, and its
+    name says why.
     """
     results = []
     for backend in backends:
         loss, grads = new_denoiser(backend, recipe, seed).loss_and_grads(next(backend.batches(recipe, seed)))
         results.append({"loss": np.array(loss)} | {name: backend.to_numpy(g) for name, g in grads.items()})
     first, second = ({name: g.astype(np.float64) for name, g in result.items()} for result in results)
-    return {name: tensor_error(second[name], first[name]) for name in first}
+    names, left_out = pairs(first, second)
+    return {name: tensor_error(second[name], first[name]) for name in names} | dict.fromkeys(left_out, np.nan)
 
 
 def drift(backends, recipe, seed):
@@ -81,9 +91,13 @@ def drift(backends, recipe, seed):
 
 
 def parameter_distance(first, second):
-    """The relative distance of two denoisers' parameters, all together. They are matched by name."""
+    """The relative distance of two denoisers' parameters, all together. They are matched by name and shape;
+    nan where none match.
+    """
     ours, theirs = first.export(), second.export()
-    names = [name for name in ours if name.startswith("params/")]
+    names = [name for name in pairs(ours, theirs)[0] if name.startswith("params/")]
+    if not names:
+        return np.nan
 
     def vector(state):
         return np.concatenate([state[name].ravel() for name in names], dtype=np.float64)

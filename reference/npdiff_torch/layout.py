@@ -20,8 +20,9 @@ def named_parameters(module):
     """
     named = {}
     for path, layer in module.named_modules():
+        names = next((NAMES[kind] for kind in NAMES if isinstance(layer, kind)), {})
         for name, p in layer.named_parameters(recurse=False):
-            name = NAMES.get(type(layer), {}).get(name, name)
+            name = names.get(name, name)
             named[f"{path}.{name}" if path else name] = p
     return named
 

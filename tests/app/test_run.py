@@ -1,8 +1,11 @@
 """A run as an object: train, load, sample, measure and see it in a few lines. Who writes, and whose data."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +15,7 @@ from matplotlib.image import imread
 import npdiff
 from npdiff.app.cli import main
 from npdiff.app.pictures import SHOWN
-from npdiff.app.run import new_run
+from npdiff.app.run import held_back_interrupt, new_run
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
 from npdiff.recipes import MOONS
@@ -137,7 +140,7 @@ def test_own_images_with_labels(tmp_path):
 
 def test_a_state_that_is_not_finite_is_never_kept(tmp_path):
     """One step with lr = 1e300: the loss before it is finite, the parameters after it are not."""
-    with pytest.raises(FloatingPointError, match="holds nan or inf at step 1; the last good checkpoint is"):
+    with pytest.raises(ValueError, match="the state at step 1 hold .* finite; the last good checkpoint is"):
         npdiff.train("moons", out=tmp_path / "run", **SMALL | {"steps": 1, "lr": 1e300})
     (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert kept.name == "step-00000000.safetensors"
@@ -157,6 +160,27 @@ def test_where_writes_is_false_nothing_is_written_or_printed(tmp_path, capsys):
     assert run.denoiser.step == 5 and (run.denoiser.theta != before).any()
     printed = capsys.readouterr()
     assert not list(tmp_path.iterdir()) and printed.out == printed.err == ""
+
+
+def test_ctrl_c_is_held_back_in_the_main_thread_alone():
+    """Another thread may train too: it may not set a handler, and the one that is there stays."""
+    before, failed = signal.getsignal(signal.SIGINT), []
+
+    def other():
+        try:
+            with held_back_interrupt() as seen:
+                assert seen == [] and signal.getsignal(signal.SIGINT) is before
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert not failed
+    with held_back_interrupt() as seen:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert seen == [True]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_filmstrip_of_the_lab():

@@ -1,6 +1,5 @@
 """Backends: a state is loaded whole or not at all, wrong values are refused, and a third backend works."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -148,7 +147,7 @@ def test_dtype_is_kept(dtype):
 
 class FakeEntryPoint:
     def __init__(self, name, load):
-        self.name, self.load = name, load
+        self.name, self.load, self.dist = name, load, None
 
 
 def missing():
@@ -243,8 +242,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny):
 
 
 def test_a_backend_whose_package_is_missing(toy):
-    message = 'backend slate needs the package slate, which is not installed: pip install "npdiff[slate]"'
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match="^backend slate needs the package slate, which is not installed$"):
         load_backend("slate")
 
 

@@ -238,6 +238,7 @@ def train_both(ours, theirs, steps, first_step=1, lr=1e-3):
         x = q_sample(x0, t, noise, schedule)
         labels = np.where(rng.random(8) < 0.25, config.classes, kind) if config.classes else None
         _, loss, grads = loss_and_gradients(ours, x.astype(dtype), t, noise.astype(dtype), labels)
+        del grads["x"]
         ours.update(grads, lr)
         their_x, their_noise = theirs.backend.asarray(x), theirs.backend.asarray(noise)
         their_loss, their_grads = theirs.loss_and_grads(Batch(step, their_x, t, their_noise, labels))
