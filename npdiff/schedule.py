@@ -83,7 +83,10 @@ def timesteps(t, shape=None, span="1..T"):
     """
     if (one := whole(t)) is not None:
         return one
-    t = np.asarray(t, None if np.size(t) else int)                              # [] holds no floats
+    if isinstance(t, list | tuple):
+        ints = [whole(one) for one in t]
+        t = np.array(t if None in ints else ints, None if ints else int)        # [] holds no floats
+    t = np.asarray(t)
     if t.dtype.kind not in "iu" or t.ndim != 1 or shape not in (None, t.shape):
         raise ValueError(f"t has shape {t.shape} and dtype {t.dtype}; "
                          f"it must be an int or {shape or '(N,)'} integers in {span}")

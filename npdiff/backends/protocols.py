@@ -15,7 +15,7 @@ import numpy as np
 
 from npdiff.models import label_count
 from npdiff.nn.embedding import check_labels
-from npdiff.recipes import Recipe
+from npdiff.recipes import MAX_TIMESTEPS, Recipe
 from npdiff.schedule import timesteps
 from npdiff.training import Batch, batches
 
@@ -175,9 +175,11 @@ def check_inputs(config, x, t, labels):
         raise ValueError(f"x has shape {tuple(x.shape)}; this network takes (N, {takes})")
     if not len(x):
         raise ValueError(f"x has shape {tuple(x.shape)}; it must hold at least one sample")
-    t = np.full(len(x), timesteps(t, (len(x),)), np.int64)
-    if t.min() < 1:
-        raise ValueError(f"t is {t.min()}; timesteps are integers from 1 on")
+    t = timesteps(t, (len(x),))
+    if not 1 <= np.min(t) <= np.max(t) <= MAX_TIMESTEPS:
+        wrong = np.min(t) if np.min(t) < 1 else np.max(t)
+        raise ValueError(f"t is {wrong}; timesteps are integers from 1 on, at most {MAX_TIMESTEPS:,}")
+    t = np.full(len(x), t, np.int64)
     if labels is not None:
         labels = check_labels(labels, len(x), label_count(config)).astype(np.int64)
     return t, labels

@@ -20,7 +20,7 @@ def load_fashion_mnist(directory, padding=0):
 
     digest = fashion_mnist.digest(images, labels)
     numbers = tuple(map(str, range(len(fashion_mnist.CLASS_NAMES))))        # of another set in this format
-    names = fashion_mnist.CLASS_NAMES if digest == fashion_mnist.REAL_DIGEST else numbers
+    names = fashion_mnist.CLASS_NAMES if digest == fashion_mnist.real_digest() else numbers
     return DataSet(draw, names, digest)
 
 

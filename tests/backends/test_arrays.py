@@ -93,7 +93,7 @@ def test_integers_of_any_kind_are_the_same_timesteps(name, config):
 
 
 @pytest.mark.parametrize("t, message", [
-    (7.0, r"t has shape \(\) and dtype float64; for 3 samples it must be an int or \(3,\) integers"),
+    (7.0, r"t has shape \(\) and dtype float64; it must be an int or \(3,\) integers in 1..T"),
     (np.array([1.0, 2.0, 3.0]), r"t has shape \(3,\) and dtype float64"),
     (True, r"t has shape \(\) and dtype bool"),
     (np.ones(3, bool), r"t has shape \(3,\) and dtype bool"),
@@ -302,7 +302,7 @@ def test_no_array_that_crosses_the_seam_is_shared(name):
 @BACKENDS
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_frame_changed_in_place_does_not_change_the_chain(name, sampler):
-    backend, sampling = load_backend(name), Sampling(sampler, steps=10, eta=0.5)
+    backend, sampling = load_backend(name), Sampling(sampler, steps=10, eta=0.5 if sampler == "ddim" else 0.0)
     denoiser = new_denoiser(backend, TINY_MOONS, 0)
 
     def chain():
@@ -443,8 +443,8 @@ def test_no_samples_are_refused_in_the_same_words():
 @pytest.mark.parametrize("config", [
     convnet.Config(size=1, features=3),
     unet.Config(size=1, widths=(8,), groups=2, time_dim=4, embedding_dim=5),
-    unet.Config(size=2, widths=(4, 4), groups=2, heads=2, time_dim=4, embedding_dim=5),
-    unet.Config(size=2, widths=(4, 4), groups=2, heads=2, block_kind="plain", attention_levels=2),
+    unet.Config(size=2, widths=(6, 6), groups=2, heads=2, time_dim=4, embedding_dim=5),
+    unet.Config(size=2, widths=(6, 6), groups=2, heads=2, block_kind="plain", attention_levels=2),
     mlp.Config(data_dim=1, hidden=(1,), time_dim=2),
 ], ids=repr)
 def test_one_sample_of_one_position_is_right_on_both(config):

@@ -56,10 +56,10 @@ except ValueError as error:
 
 
 def test_the_command_runs_from_its_folder_alone(bare):
-    done = python(bare, "-m", "npdiff.app.cli", "train", "textbook-moons", "--backend", "torch")
+    done = python(bare, "-m", "npdiff", "train", "textbook-moons", "--backend", "torch")
     assert done.returncode == 2
     assert done.stderr.startswith("error: backend is 'torch'; it must be one of numpy.")
-    done = python(bare, "-m", "npdiff.app.cli", "doctor", "textbook-moons")
+    done = python(bare, "-m", "npdiff", "doctor", "textbook-moons")
     assert done.returncode == 0, done.stderr
 
 

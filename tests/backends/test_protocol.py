@@ -12,6 +12,7 @@ from tiny_recipes import TINY_MOONS, TINY_SHAPES
 
 from npdiff.backends.numpy import NumpyBackend, NumpyDenoiser
 from npdiff.backends.protocols import Array
+from npdiff.data.dataset import DataSet
 from npdiff.evaluation.likelihood import data_likelihood
 from npdiff.evaluation.metrics import loss_above_floor, loss_by_t
 from npdiff.samplers import SAMPLERS
@@ -106,8 +107,8 @@ def test_all_shared_code_uses_the_listed_methods_alone(recipe):
         labels = labels_in_turn(recipe, 3)
         for sampler in SAMPLERS:
             for start in ("noise", "data"):
-                sampling = Sampling(sampler, steps=5, clip=1.0, eta=0.5, start=start,
-                                    guidance=2.0 if recipe.conditional else 1.0)
+                sampling = Sampling(sampler, steps=5, clip=1.0, eta=0.5 if sampler == "ddim" else 0.0,
+                                    start=start, guidance=2.0 if recipe.conditional else 1.0)
                 x0 = np.ones((3, *recipe.model.data_shape))
                 stops = sample(denoiser, backend, recipe, 3, 0, labels=labels, sampling=sampling, x0=x0)
                 numbers += [backend.to_numpy(x).tobytes() for _, x in stops]
@@ -129,8 +130,9 @@ def test_the_bound_of_images_uses_the_listed_methods_alone(monkeypatch):
     terms = []
     for backend in (NumpyBackend(), OnlyBackend()):
         def load_data(name, data_dir=None):
-            return lambda n, rng: ((2 * rng.integers(0, 256, (n, *recipe.model.data_shape)) - 255) / 255,
-                                   rng.integers(0, recipe.model.classes, n))
+            shape, classes = recipe.model.data_shape, recipe.model.classes
+            return DataSet(lambda n, rng: ((2 * rng.integers(0, 256, (n, *shape)) - 255) / 255,
+                                           rng.integers(0, classes, n)))
 
         monkeypatch.setattr("npdiff.evaluation.likelihood.load_data", load_data)
         denoiser = new_denoiser(backend, recipe, 0)

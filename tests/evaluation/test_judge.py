@@ -134,14 +134,14 @@ def test_the_judge_knows_fashion_mnist_alone(tmp_path):
 
 @needs_data
 def test_real_images(tmp_path):
-    (training, test), why = judge.real_images(fashion_mnist.REAL_DIGEST, 0, 40, REAL)
+    (training, test), why = judge.real_images(fashion_mnist.real_digest(), 0, 40, REAL)
     assert why is None and training.shape == test.shape == (40, 1, 28, 28)
     known = {image.tobytes() for image in fashion_mnist.load("test", REAL)[0]}
     assert all(image.tobytes() in known for image in test)
     assert len({image.tobytes() for image in training}) == 40           # without replacement
     for path in REAL.glob("train-*"):
         (tmp_path / path.name).symlink_to(path)
-    images, why = judge.real_images(fashion_mnist.REAL_DIGEST, 0, 40, tmp_path)
+    images, why = judge.real_images(fashion_mnist.real_digest(), 0, 40, tmp_path)
     assert images is None and why.startswith("no comparison with real test images: ") and "t10k-" in why
 
 

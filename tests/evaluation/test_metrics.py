@@ -7,7 +7,7 @@ import pytest
 from fashion import REAL, needs_data
 
 from npdiff.backends.numpy import NumpyBackend
-from npdiff.data.fashion_mnist import REAL_DIGEST
+from npdiff.data.fashion_mnist import real_digest
 from npdiff.data.moons import MEAN, SCALE, make_moons
 from npdiff.diffusion import loss_weights
 from npdiff.evaluation import judge
@@ -278,7 +278,7 @@ def test_quality_compares_in_the_features_of_the_judge():
 
 @needs_data
 def test_quality_of_real_images_and_of_spoilt_ones():
-    (training, test), _ = judge.real_images(REAL_DIGEST, 0, 300, REAL)
+    (training, test), _ = judge.real_images(real_digest(), 0, 300, REAL)
     noise = np.random.default_rng(0).standard_normal(test.shape)
     noise, one_kind = quality(noise, training, test), quality(test[:30].repeat(10, 0), training, test)
     assert noise["frechet_data"] == one_kind["frechet_data"] < 0.1 * noise["frechet"]

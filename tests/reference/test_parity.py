@@ -173,7 +173,8 @@ def test_a_run_changes_backend_half_way(first, second):
 def test_every_sampler_runs_unchanged_on_torch(sampler, device):
     """The same chain to 1e-9, with labels, guidance, clipping, few steps and a start at noised data."""
     recipe = replace(SMALL_SHAPES, num_train_timesteps=20)
-    sampling = Sampling(sampler, steps=7, eta=0.5, clip=1.0, guidance=2.5, start="data")
+    eta = 0.5 if sampler == "ddim" else 0.0
+    sampling = Sampling(sampler, steps=7, eta=eta, clip=1.0, guidance=2.5, start="data")
     x0, labels = load_data("shapes").draw(3, generator(0, "data"))
     params = random_params(recipe.model, np.random.default_rng(0), scale=0.1)
 

@@ -70,7 +70,7 @@ def test_the_command_compares_with_an_installed_third_backend(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[npdiff.backends]\ntoy = toy_backend:ToyBackend\n")
     path = os.pathsep.join([str(tmp_path), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "npdiff.app.cli", "compare", "textbook-moons", "--backends", "numpy,toy",
+    command = [sys.executable, "-m", "npdiff", "compare", "textbook-moons", "--backends", "numpy,toy",
                "--dtype", "float64", "--steps", "2", "--out", str(tmp_path / "picture.png"), "--quiet"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

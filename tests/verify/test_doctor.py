@@ -329,7 +329,7 @@ def test_only_the_start_shifts_the_mean(name):
         return abs(doctor.expected_mean(TEXTBOOK_MOONS, sampling, mean, variances) - mean)
 
     for sampling in (
-        Sampling(sampler=name, steps=7, eta=0.3),
+        Sampling(sampler=name, steps=7, eta=0.3 if name == "ddim" else 0.0),
         Sampling(sampler=name, steps=7, timestep_spacing="leading"),
     ):
         assert shift(sampling)[:2].min() > 1e-3
