@@ -11,6 +11,7 @@ from npdiff.rng import generator
 from npdiff.samplers import SAMPLERS, check_variance, guided, time_pairs, to_x0_eps
 
 MOST_NUMBERS = 2**30        # in one draw of samples: with the noise, some 16 GB
+ALL_NOISE, START = 1e-5, 1e-3       # values of alpha_bar, see Sampling.jumps
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,23 @@ class Sampling:
         """How a recipe's samples are drawn, unless `changes` say otherwise."""
         return cls(**{"sampler": recipe.sampler, "steps": recipe.sampling_steps} | changes)
 
+    def jumps(self, recipe):
+        """The jumps (t, s) from noise to data: those of npdiff.samplers.time_pairs, but for one case.
+
+        The network's eps gives x_0 = (x_t - sigma_t eps) / a_t, so where a_t is tiny, its error becomes huge
+        (npdiff.verify.doctor.amplified). A recipe that predicts epsilon and ends at alpha_bar below ALL_NOISE
+        therefore starts lower, at the first t with alpha_bar of at most START: x_t there is N(0, I) but for
+        3% of x_0. Measured on cosine, T = 1000, 20 steps of DDIM, with an exact denoiser and an error of 1e-2
+        in eps: energy distance 0.37 from t = 1000, 0.012 from t = 980; without the error 0.011 and 0.008.
+        """
+        schedule = recipe.make_schedule()
+        pairs = time_pairs(schedule.T, self.steps, self.timestep_spacing)
+        (first, _), alpha_bar = pairs[0], schedule.alpha_bar
+        if recipe.prediction_type != "epsilon" or alpha_bar[first] >= ALL_NOISE:
+            return pairs
+        start = int(np.argmax(alpha_bar <= START))
+        return [(min(t, start), s) for t, s in pairs if s < start]
+
     def options(self, recipe):
         """The keyword arguments that only this sampler takes."""
         own = {"ancestral": {"variance": self.variance or recipe.variance}, "ddim": {"eta": self.eta}}
@@ -71,7 +89,7 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sam
     if sampling.start == "data" and np.shape(x0) != shape:
         raise ValueError(f"start is data, and x0 has shape {np.shape(x0)}; it must be {shape}")
     schedule = recipe.make_schedule()
-    pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
+    pairs = sampling.jumps(recipe)
     first, _ = pairs[0]
 
     def host_noise(t):

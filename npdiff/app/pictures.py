@@ -134,7 +134,7 @@ def recipe_in_words(recipe):
 
 def sampling_in_words(recipe, sampling, n):
     """What a picture's title says of n samples."""
-    steps = sampling.steps or recipe.num_train_timesteps
+    steps = len(sampling.jumps(recipe))
     return f"{recipe_in_words(recipe)}\n{n:,} samples, {sampling.sampler} sampler, {steps:,} steps"
 
 

@@ -181,7 +181,7 @@ class Run:
 
     def stops(self, sampling):
         """How many times a walk yields: once at the start and once after each jump."""
-        return (sampling.steps or self.recipe.num_train_timesteps) + 1
+        return len(sampling.jumps(self.recipe)) + 1
 
     def in_units(self, x):
         """Points on the network's scale (n, D) in the data's own units. Images stay in [-1, 1]."""

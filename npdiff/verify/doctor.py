@@ -13,7 +13,7 @@ import numpy as np
 from npdiff.diffusion import PREDICTION_TYPES, prior_kl
 from npdiff.models import is_image
 from npdiff.nn import sinusoidal_embedding
-from npdiff.samplers import SAMPLERS, time_pairs, to_x0_eps
+from npdiff.samplers import SAMPLERS, to_x0_eps
 from npdiff.sampling import fresh_data
 from npdiff.verify.floor import recipe_floor
 
@@ -108,7 +108,7 @@ def starting_signal(recipe, sampling):
 def timesteps(recipe, sampling):
     """At which timestep sampling starts, and how much noise the last jump removes."""
     schedule = recipe.make_schedule()
-    pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
+    pairs = sampling.jumps(recipe)
     (first, _), (last, _) = pairs[0], pairs[-1]
     start = "N(0, I)" if sampling.start == "noise" else "data with noise"
     number = (f"from {start} at t = {first} (alpha_bar {schedule.alpha_bar[first]:.3g}) "
@@ -120,7 +120,8 @@ def timesteps(recipe, sampling):
                f"than x_{schedule.T}: alpha_bar is {schedule.alpha_bar[first]:.3g}, "
                f"not {schedule.alpha_bar[-1]:.3g}")
     changed = replace(sampling, timestep_spacing="trailing")
-    advice = {f"--timestep-spacing trailing, which begins at t = {schedule.T}": (recipe, changed)}
+    (start, _), *_ = changed.jumps(recipe)
+    advice = {f"--timestep-spacing trailing, which begins at t = {start}": (recipe, changed)}
     return Record("timesteps", number, finding, advise(advice))
 
 
@@ -145,7 +146,7 @@ def amplified(recipe, sampling):
     Guidance is left out.
     """
     schedule = recipe.make_schedule()
-    pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
+    pairs = sampling.jumps(recipe)
     start, _ = pairs[0]
 
     def predict(x, t):
@@ -169,7 +170,7 @@ def amplification(recipe, sampling):
     and 2.5 to 80 from 15 on.
     """
     first, last = amplified(recipe, sampling)
-    (t, s), *_ = time_pairs(recipe.num_train_timesteps, sampling.steps, sampling.timestep_spacing)
+    (t, s), *_ = sampling.jumps(recipe)
     number = (f"an error in the network's answer at t = {t} is multiplied by {in_digits(first)} in the jump "
               f"to t = {s}, by {in_digits(last)} in the samples")
     if last <= AMPLIFIED:
@@ -224,7 +225,7 @@ def advise(changes):
 
 def sampler(recipe, sampling):
     """Whether the sampler removes all the noise between the timesteps that it visits."""
-    pairs = time_pairs(recipe.num_train_timesteps, sampling.steps, sampling.timestep_spacing)
+    pairs = sampling.jumps(recipe)
     skipping = sum(t - s > 1 for t, s in pairs)
     options = [f"{name} {value}" for name, value in sampling.options(recipe).items()]
     number = ", ".join([sampling.sampler, *options])
@@ -288,7 +289,7 @@ def expected_mean(recipe, sampling, mean, variances):
     that is wrong, shifts the mean.
     """
     schedule = recipe.make_schedule()
-    pairs = time_pairs(schedule.T, sampling.steps, sampling.timestep_spacing)
+    pairs = sampling.jumps(recipe)
 
     def predict(x, t):
         a, alpha_bar = float(schedule.a[t]), float(schedule.alpha_bar[t])

@@ -162,18 +162,18 @@ def test_evaluate(run, capsys):
 def test_what_is_wrong_is_said_by_every_command_that_samples(tmp_path, capsys):
     """train warns of its own pictures' sampling, sample and evaluate of the sampling that is asked for."""
     folder = str(tmp_path / "run")
-    main(["train", "moons", "--schedule", "cosine", "--num-train-timesteps", "50", "--steps", "20", "--quiet",
+    main(["train", "moons", "--schedule", "cosine", "--num-train-timesteps", "20", "--steps", "20", "--quiet",
           "--out", folder])
     assert "note: " not in capsys.readouterr().out              # ancestral, every timestep
     few = ["--sampler", "ddim", "--steps", "10", "--n", "20", "--quiet"]
     for command in ("sample", "evaluate"):
         main([command, folder, *few])
         notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-        assert len(notes) == 1 and "it is multiplied by 157 in the jump to t = 45" in notes[0]
-        assert "; change: --sampler ancestral --steps 50 (then by 0.98) or --prediction-type" in notes[0]
-        main([command, folder, "--n", "20", "--steps", "26", "--timestep-spacing", "leading", "--quiet",
+        assert len(notes) == 1 and "it is multiplied by 62 in the jump to t = 18" in notes[0]
+        assert "; change: --sampler ancestral --steps 20 (then by " in notes[0]
+        main([command, folder, "--n", "20", "--steps", "11", "--timestep-spacing", "leading", "--quiet",
               *(["--out", str(tmp_path / "y.npz")] if command == "sample" else [])])
-        assert "note: sampling starts at t = 26, and N(0, I) is taken for x_26" in capsys.readouterr().out
+        assert "note: sampling starts at t = 11, and N(0, I) is taken for x_11" in capsys.readouterr().out
 
 
 def test_evaluate_refuses_samples_that_are_not_finite(run, capsys, monkeypatch):
