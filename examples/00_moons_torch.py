@@ -4,10 +4,13 @@ from noise.
 It is 00_moons.py with autograd: torch derives the gradients and has the optimiser. The data, the schedule,
 the random numbers and the sampler are the same.
 
+Run it: .venv/bin/python examples/00_moons_torch.py (a minute). It needs the extra `torch`.
+
     x_0      a clean point of the data
     noise    eps, standard normal
     x_t      sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, for t = 1..T: the larger t, the more noise
     eps_hat  the network's answer to (x_t, t), which should be eps
+    (N, I)   a shape: N samples, I inputs, O outputs, H hidden units; M = all entries of an array
 """
 
 from pathlib import Path
@@ -32,8 +35,10 @@ def make_moons(n, rng):
 
 
 # ------------------------------------------------------------ Schedule. In full: npdiff/schedule.py
-# beta_t is the variance of the noise that step t adds. It rises along a sigmoid. Index 0 is the clean data.
-# Source of the sigmoid: [Xu et al. 2022](https://arxiv.org/abs/2203.02923), code.
+# beta_t is the variance of the noise that step t adds. It rises along a sigmoid, from about 1e-4 to about
+# 0.02. These numbers are for 1000 steps; we have T, so each is multiplied by 1000 / T. Index 0 is the clean
+# data.
+# Source of the sigmoid: the code of [Xu et al. 2022](https://arxiv.org/abs/2203.02923).
 beta = 1000 / T * (1e-4 + (0.02 - 1e-4) / (1 + np.exp(-np.linspace(-6, 6, T))))
 beta = np.concatenate([[0], beta])                                              # (T+1,)
 alpha_bar = np.cumprod(1 - beta)                                                # (T+1,)
@@ -80,7 +85,10 @@ def mse_forward(y, target):
 
 
 def features(x, t):
-    """What the network sees: x, and sines and cosines of x and of t. All is data, so it has no backward.
+    """What the network sees: x, and sines and cosines of x and of t - 1 (counted from 0).
+
+    The sines and cosines let it tell near points and near timesteps apart (npdiff/nn/embedding.py). Nothing
+    here is learned, so it has no backward; in npdiff/models/mlp.py the multiples of x are learned.
 
     x (N, 2), t (N,) -> (N, 34)
     """
@@ -139,7 +147,13 @@ def train(params, steps, rng):
 def sample(params, n, rng):
     """Algorithm 2 of DDPM: from noise x_T to data x_0, step by step.   -> (n, 2)
 
-    The variance is the posterior one (Ho et al. 2020, eq. 7).
+    Given x_0 and x_t, x_{t-1} is normal: this is the posterior q(x_{t-1} | x_t, x_0). Its mean is
+        sqrt(alpha_bar_{t-1}) beta_t / v_t x_0 + sqrt(1 - beta_t) v_{t-1} / v_t x_t,   v = 1 - alpha_bar
+    (derived in posterior_mean of npdiff/diffusion.py). The network's x_0 is
+        (x_t - sqrt(v_t) eps_hat) / sqrt(alpha_bar_t)
+    Put it in. As beta_t + (1 - beta_t) v_{t-1} = v_t, the factor of x_t becomes 1 / sqrt(1 - beta_t):
+        mean = (x_t - beta_t / sqrt(v_t) eps_hat) / sqrt(1 - beta_t)
+    The variance is beta_t v_{t-1} / v_t (Ho et al. 2020, eq. 7).
     """
     x = rng.standard_normal((n, 2))                                             # x_T
     for t in range(T, 0, -1):

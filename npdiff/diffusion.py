@@ -70,8 +70,8 @@ def prediction_target(x0, t, noise, schedule, prediction_type):
 
     v is the derivative of x_t with respect to the angle phi, where a = cos phi and sigma = sin phi. The flow
     is the direction of the straight line from x_0 to the noise, and npdiff.schedule.straight follows that
-    line. Sources: [Salimans and Ho 2022](https://arxiv.org/abs/2202.00512), [Liu et al.
-    2023](https://arxiv.org/abs/2209.03003).
+    line. Sources: [Salimans and Ho 2022](https://arxiv.org/abs/2202.00512),
+    [Liu et al. 2023](https://arxiv.org/abs/2209.03003).
 
     x0, noise (N, ...) -> (N, ...). Raises ValueError for an unknown prediction_type.
     """
@@ -103,8 +103,8 @@ def x0_from_prediction(x_t, t, prediction, schedule, prediction_type="epsilon"):
 def check_signal(schedule, prediction_type, t=None):
     """Raise ValueError where x_t and the network's answer do not determine x_0: where q a = p sigma.
 
-    t is an int, integers (N,), or None for all of 1..T. It happens for epsilon at T only, where alpha_bar is
-    0.
+    t is an int, integers (N,), or None for all of 1..T. It happens for epsilon at T alone, and only
+    if alpha_bar_T is 0.
     """
     check_prediction_type(prediction_type)
     t = np.arange(1, schedule.T + 1) if t is None else schedule.check_t(t)
@@ -131,9 +131,9 @@ def squared_error_ratio(schedule, prediction_type):
 
         |prediction - target|^2 = r^2 |x0_hat - x_0|^2
 
-    x_t is given, so a wrong x_0 means a wrong eps = (x_t - a x_0) / sigma. In  p x_0 + q eps  an error e of
-    x_0
-    becomes  (p - q a / sigma) e.   r = (q a - p sigma) / sigma
+    x_t is given, so a wrong x_0 means a wrong eps = (x_t - a x_0) / sigma. In the answer p x_0 + q eps an
+    error e of x_0 becomes
+        (p - q a / sigma) e = -r e                                 r = (q a - p sigma) / sigma
     epsilon: r^2 = snr     sample: 1     v_prediction: snr + 1     flow_prediction: (sqrt(snr) + 1)^2
     """
     check_prediction_type(prediction_type)
@@ -143,8 +143,9 @@ def squared_error_ratio(schedule, prediction_type):
 
 
 def loss_weights(schedule, prediction_type, loss_weight, gamma=5.0):
-    """The factor of the squared error of a network's answer at t: (T+1,), indexed by t. 0 at t = 0, never
-    trained.
+    """The factor of the squared error of a network's answer at t: (T+1,), indexed by t.
+
+    It is 0 at t = 0, which is never trained.
 
         simple    1, whatever the network predicts (Ho et al. 2020, eq. 14, L_simple)
         min_snr   min(snr, gamma) for the error of x_0, so it is divided by r^2
@@ -218,8 +219,7 @@ def posterior_mean(x_t, x0, t, s, schedule):
 
 
 def posterior_variance(t, s, schedule):
-    """The variance of q(x_s | x_t, x_0) for ints 0 <= s < t, a float: one over the precision in
-    posterior_mean.
+    """The variance of q(x_s | x_t, x_0) for ints 0 <= s < t, a float: 1 / (the precision in posterior_mean).
 
         beta_{t|s} sigma_s^2 / sigma_t^2                           zero for s = 0
     """

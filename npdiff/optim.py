@@ -7,18 +7,17 @@ import math
 
 
 def adam(p, g, m, v, step, lr, beta1=0.9, beta2=0.999, eps=1e-8):
-    """One step of Adam ([Kingma and Ba 2015](https://arxiv.org/abs/1412.6980), algorithm 1), in place on p, m
-    and v.
+    """One step of Adam, in place on p, m and v.
 
     p: parameters. g: their gradient. m, v: running means of g and g^2, zeros before step 1. All have one
-    shape. step counts from 1.
+    shape. step counts from 1. Source: [Kingma and Ba 2015](https://arxiv.org/abs/1412.6980), algorithm 1.
 
         m = beta1 m + (1 - beta1) g           m_hat = m / (1 - beta1^step)
         v = beta2 v + (1 - beta2) g^2         v_hat = v / (1 - beta2^step)
         p = p - lr m_hat / (sqrt(v_hat) + eps)
 
-    m and v start at zero, so at first they are too small; the divisions correct this. With c = sqrt(1 -
-    beta2^step) the last line needs no corrected copies (section 2 of the paper, last paragraph):
+    m and v start at zero, so at first they are too small; the divisions correct this. The last line needs no
+    corrected copies (section 2 of the paper, last paragraph), with c = sqrt(1 - beta2^step):
         p = p - (lr c / (1 - beta1^step)) m / (sqrt(v) + eps c)
     """
     c = math.sqrt(1 - beta2 ** step)

@@ -53,8 +53,7 @@ class Schedule:
     def scales(self, t, x=None, first=0):
         """The two factors in   x_t = a x_0 + sigma eps,   ready to multiply x: (a, sigma), for t in first..T.
 
-        For an int t they are Python floats. For integers t (N,) they are arrays (N, 1, ..., 1) in the dtype
-        of x.
+        For an int t they are Python floats; for integers t (N,), arrays (N, 1, ..., 1) in the dtype of x.
         """
         t = self.check_t(t, x, first)
         return coefficient(self.a, t, x), coefficient(self.sigma, t, x)
@@ -104,10 +103,10 @@ def whole(value):
 
 
 def coefficient(table, t, x):
-    """table[t], ready to multiply x: a Python float for an int t, else an array (N, 1, ..., 1) in the dtype
-    of x. t comes from check_t.
+    """table[t], ready to multiply x: a Python float for an int t, else an array (N, 1, ..., 1).
 
-    A Python float keeps the dtype of x. A float64 scalar would turn float32 into float64.
+    t comes from check_t. The array has the dtype of x. A Python float keeps the dtype of x too, but a
+    float64 scalar would turn float32 into float64.
     """
     if isinstance(t, int):
         return float(table[t])
@@ -127,8 +126,8 @@ def rescaled(beta):
     """Betas (T,) that were chosen for T = 1000, each multiplied by 1000 / T.
 
     Then sum(beta) is the same for every T, and so, to first order, is log alpha_bar[T]. A beta above 0.999
-    (it occurs for small T only) becomes 0.999. Source: [Nichol and Dhariwal
-    2021](https://arxiv.org/abs/2102.09672), code.
+    (it occurs for small T only) becomes 0.999.
+    Source: [Nichol and Dhariwal 2021](https://arxiv.org/abs/2102.09672), code.
     """
     return Schedule(np.minimum(beta * (1000 / len(beta)), 0.999))
 
@@ -147,7 +146,9 @@ def scaled_linear(T):
 
 
 def sigmoid(T):
-    """beta rises along a sigmoid from 1e-4 to 0.02, rescaled: slowly, then fast, then slowly.
+    """beta rises along a sigmoid from about 1e-4 to about 0.02, rescaled: slowly, then fast, then slowly.
+
+    The ends are 1.49e-4 and 0.01995 before the rescaling: at -6 and 6 the sigmoid is not yet 0 and 1.
 
     Source: [Xu et al. 2022](https://arxiv.org/abs/2203.02923), "GeoDiff", code.
     """

@@ -70,8 +70,8 @@ def batches(recipe, backend, seed, first_step=1, data_dir=None):
 def draw_block(recipe, seed, block, steps, data_dir=None):
     """The random numbers of `steps` training steps, drawn on the host, at the address (seed, block).
 
-    -> x0 (M, ...), labels (M,) or None, t (M,) int64, uniform on 1..T, and noise (M, ...), M = steps *
-    batch_size. x0 and noise have one float dtype. Raises ValueError if the data is not finite.
+    -> x0 (M, ...), labels (M,) or None, t (M,) int64, uniform on 1..T, and noise (M, ...), with
+    M = steps * batch_size. x0 and noise have one float dtype. Raises ValueError if the data is not finite.
     """
     rng = generator(seed, "train", block)
     x0, labels = load_data(recipe.data, data_dir).draw(steps * recipe.batch_size, rng)

@@ -1,4 +1,4 @@
-"""The seam: what npdiff asks of a library that computes, and the checks that every backend makes.
+"""What npdiff asks of an array library: its border to npdiff, and the checks that every backend makes.
 
 A backend owns arrays and one kind of object, the denoiser: a network with its gradients and its optimiser.
 Everything else (schedule, closed forms, samplers, training) is written once and calls only what stands here.

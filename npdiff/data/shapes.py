@@ -151,8 +151,8 @@ def draw(labels, rng):
 def draw_shape(shape, radius, tilt, brightness, x, y):
     """The same shape m times: five arrays (m,) -> (m, 28, 28) float32 in [-1, 1].
 
-    A pixel at (px, py) has, in the shape's own coordinates, u + i v = ((px - x) + i (py - y)) exp(-i tilt) /
-    radius.
+    A pixel at (px, py) has, in the shape's own coordinates,
+        u + i v = ((px - x) + i (py - y)) exp(-i tilt) / radius
     """
     # (28,)   the middle of the image is (0, 0)
     px = np.arange(SIDE) - (SIDE - 1) / 2

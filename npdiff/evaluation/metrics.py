@@ -236,8 +236,9 @@ def moons_report(draws, fresh):
 
 
 def loss_by_t(denoiser, backend, recipe, seed, data_dir=None, buckets=10):
-    """The mean loss in buckets of timesteps, on fresh data and noise -> edges (buckets + 1,), losses
-    (buckets,)
+    """The mean loss in buckets of timesteps, on fresh data and noise.
+
+    -> edges (buckets + 1,), losses (buckets,)
 
     Bucket i holds edges[i] < t <= edges[i + 1].
     """

@@ -1,5 +1,8 @@
-"""Networks. Each module has a Config, init(config, rng) -> params, forward(params, x, t, config, labels) ->
-y, cache and backward(dy, cache) -> dx, grads.
+"""Networks. Each module has a Config and three functions:
+
+    init(config, rng) -> params
+    forward(params, x, t, config, labels) -> y, cache
+    backward(dy, cache, config) -> dx, grads
 
 cache is a dict: under each layer's name it holds what the layer returned, its output and what its backward
 needs. grads has the names of params. The layers by name are in layers.py, the blocks of image networks in

@@ -1,10 +1,15 @@
-"""The blocks that image networks are made of. Each is a forward and a backward, made of the layers of
-layers.py.
+"""The blocks of image networks. Each is a forward and a backward, made of the layers of layers.py.
 
 f_forward(x, ..., params, cache, name, config) reads params["name.conv1.W"] and so on and keeps its layers in
 cache under "name.conv1" and so on. f_backward(dy, cache, grads, name, config) reads them in reverse. Each
-line of a backward is the backward of one line of its forward, the last line first. N batch, E embedding
-entries. Images are channels-last inside: x (N, H, W, C).
+line of a backward is the backward of one line of its forward, the last line first.
+
+The condition is what a block is told: timestep and label, as one vector e of E entries for each sample.
+condition_forward makes e, once for all blocks. Its parameters have fixed names, "time..." and "label...", so
+it takes no name; its arguments have an order of their own.
+
+N batch, H x W positions, I input and O output channels (C if they are equal), E entries of e. Images are
+channels-last inside: x (N, H, W, C).
 """
 
 import numpy as np
@@ -35,7 +40,10 @@ from npdiff.nn.embedding import check_labels
 
 
 def init_condition(params, time_dim, embedding_dim, classes, rng):
-    """Two linear layers, and a table of classes + 1 standard normal vectors, the last one for "no label"."""
+    """Parameters of the condition: two linear layers for t, and a table of labels, standard normal.
+
+    The table has a vector for each class and one more, the last, for "no label". No table where classes is 0.
+    """
     init_linear(params, "time.linear1", time_dim, embedding_dim, rng)
     init_linear(params, "time.linear2", embedding_dim, embedding_dim, rng)
     if classes:
@@ -46,7 +54,7 @@ def condition_forward(params, t, labels, cache, config, dtype):
     """e = linear(SiLU(linear(sinusoids of t))) + table[labels].   t (N,), labels (N,) or None -> e (N, E)
 
     labels None means "no label". config gives time_dim, max_period and classes.
-    Raises ValueError for labels where classes is 0, and for labels that are not N of the network's.
+    Raises ValueError for labels where classes is 0, and unless they are N integers in 0..classes.
     """
     h = sinusoids(t, cache, "time.sinusoids", config, dtype)                    # (N, time_dim)
     h = linear(h, params, cache, "time.linear1")                                # (N, E)
@@ -70,7 +78,12 @@ def condition_backward(de, cache, grads, config):
 
 
 def init_block(params, name, inputs, outputs, config, rng):
-    """The parameters of a block of the kind config.block_kind."""
+    """The parameters of a block of the kind config.block_kind.
+
+    Residual: norm1 stands before conv1, so it has the channels of the input. conv2 starts at zero, so at
+    first the block is its shortcut alone.
+    Plain: norm1 stands after conv1.
+    """
     residual = config.block_kind == "residual"
     init_norm(params, f"{name}.norm1", inputs if residual else outputs)
     init_conv(params, f"{name}.conv1", 3, inputs, outputs, rng)

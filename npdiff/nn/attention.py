@@ -32,8 +32,7 @@ def attention_forward(qkv, heads):
 def attention_backward(dy, cache):
     """dy (N, P, C) -> dqkv (N, P, 3C)
 
-    For one image and head: i is the position that reads, j (or m) the one that is read, e an entry of the
-    head
+    One image, one head: i is the position that reads, j (or m) the one that is read, e an entry of the head
         score[i,j] = scale sum_e q[i,e] k[j,e]
         a[i,j] = exp(score[i,j]) / sum_m exp(score[i,m])
         z[i,e] = sum_j a[i,j] v[j,e]

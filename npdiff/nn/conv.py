@@ -49,8 +49,8 @@ def conv2d_backward(dy, cache):
     It depends on the input at (h', w') = (h+i-p, w+j-q). So the input at (h', w') reaches the outputs at
     (h, w) = (h'+p-i, w'+q-j), one for each tap. Sum over them
         dx[n,h',w',c] = sum_ijo dy[n,h'+p-i,w'+q-j,o] W[i,j,c,o]
-    Count the taps from the other end: a = kh-1-i, e = kw-1-j. As kh = 2p+1, p-i = a-p, and as kw = 2q+1, q-j
-    = e-q
+    Count the taps from the other end: a = kh-1-i, e = kw-1-j. As kh = 2p+1 and kw = 2q+1,
+        p-i = a-p     q-j = e-q
         dx[n,h',w',c] = sum_aeo dy[n,h'+a-p,w'+e-q,o] turned[a,e,o,c]
         turned[a,e,o,c] = W[kh-1-a,kw-1-e,c,o]
     This is the forward again, with dy for x and the turned kernel for W. So with the patches of dy

@@ -2,7 +2,11 @@
 own scale and shift.
 
 N batch, H x W positions (P = H W of them), C channels in G groups of C/G neighbours. M = P C/G entries in one
-group of one image. Source: [Wu and He 2018](https://arxiv.org/abs/1803.08494).
+group of one image. sum_np is the sum over n and p. gamma and beta are scale and shift (not the beta of the
+noise schedule). var is the biased variance: divided by M, not by M - 1.   rstd = 1 / sqrt(var + EPS)
+Because of EPS the variance of the result is a little below 1.
+
+Source: [Wu and He 2018](https://arxiv.org/abs/1803.08494).
 """
 
 import numpy as np
@@ -14,8 +18,7 @@ EPS = 1e-5      # keeps a constant group from a division by zero; the usual valu
 
 
 def group_norm_forward(x, gamma, beta, groups):
-    """xhat = (x - mean) / sqrt(var + EPS), y = gamma xhat + beta. mean and (biased) variance are those of a
-    group.
+    """xhat = (x - mean) rstd,   y = gamma xhat + beta.   mean and rstd are those of a group of one image.
 
     x (N, H, W, C), gamma (C,), beta (C,) -> y (N, H, W, C). Raises ValueError unless groups divides C.
     """
@@ -40,8 +43,8 @@ def group_norm_backward(dy, cache):
         dbeta[c]  = sum_np dy[n,p,c]
         dgamma[c] = sum_np dy[n,p,c] xhat[n,p,c]
         dxhat[n,p,c] = dy[n,p,c] gamma[c]
-    One group of one image: the xhat[n,p,c] with this n, every p, and the C/G channels c of the group. Number
-    these M entries m
+    One group of one image: the xhat[n,p,c] with this n, every p, and the C/G channels c of the group. One
+    index m = 1..M counts these entries
         xhat[m] = (x[m] - mean) rstd      mean = 1/M sum_m x[m]      rstd = (var + EPS)^(-1/2)
         var = 1/M sum_m (x[m] - mean)^2
     Derivatives with respect to one entry x[k]
@@ -53,8 +56,10 @@ def group_norm_backward(dy, cache):
     Chain rule: x[k] reaches every xhat[m] of its group, dx[k] = sum_m dxhat[m] ∂xhat[m]/∂x[k]
         dx[k] = rstd (dxhat[k] - 1/M sum_m dxhat[m] - xhat[k] 1/M sum_m dxhat[m] xhat[m])
               = rstd (dxhat[k] - average - xhat[k] overlap)
-    gamma is the same at all positions, so the two sums over m are sums of gamma[c] times a sum over
-    positions.
+    The M entries are P positions of C/G channels, and gamma depends on the channel alone, so
+        sum_m dxhat[m]         = sum_c gamma[c] sum_p dy[n,p,c]                c: the channels of the group
+        sum_m dxhat[m] xhat[m] = sum_c gamma[c] sum_p dy[n,p,c] xhat[n,p,c]
+    The inner sums are dbeta and dgamma before their sum over n. average and overlap are these two, times 1/M.
     """
     xhat, rstd, gamma, groups = cache
     N, P, C = xhat.shape

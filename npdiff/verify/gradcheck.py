@@ -23,8 +23,8 @@ def complex_step(L, x, h=1e-30):
 
     Unlike in a finite difference nothing is subtracted, so h can be far below rounding. L takes a complex
     array like x. It must be built from analytic operations: no abs, conj or real part of what is
-    differentiated. This function cannot see whether it is; check_gradients can. Source: [Squire and Trapp
-    1998](https://doi.org/10.1137/S003614459631241X).
+    differentiated. This function cannot see whether it is; check_gradients can.
+    Source: [Squire and Trapp 1998](https://doi.org/10.1137/S003614459631241X).
     """
     z = x.astype(np.complex128)
     gradient = np.empty(x.shape)

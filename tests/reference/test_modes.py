@@ -155,7 +155,7 @@ def restored(*changes):
 
 
 def use(config, dtype):
-    """Everything that the seam has, once or twice: a list of (what was done, the numbers that came out)."""
+    """Everything that a backend has, once or twice: a list of (what was done, the numbers that came out)."""
     rng = np.random.default_rng(0)
     params = random_params(config, rng)
     x, target = rng.standard_normal((2, 3, *config.data_shape))
