@@ -67,6 +67,7 @@ def test_the_fast_denoiser_is_the_exact_one(data):
         np.testing.assert_allclose(fast, exact, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [TWO_BUMPS, ONE_BUMP])
 @pytest.mark.parametrize(
     "sampler, options, steps",

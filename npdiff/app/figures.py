@@ -20,9 +20,9 @@ except ValueError:      # MPLBACKEND names a backend that is not installed; no p
     name = os.environ.pop("MPLBACKEND")
     import matplotlib
     os.environ["MPLBACKEND"] = name
-from matplotlib.animation import PillowWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 DATA_COLOUR, SAMPLE_COLOUR, NOISE_COLOUR = "0.75", "tab:blue", "tab:orange"
 PLAIN = {name: value for name, value in matplotlib.rcParamsDefault.items()
@@ -308,19 +308,16 @@ def save_gif(fig, axis, show, chain, path, title="", frames=60, fps=20):
 
     show(x) draws a frame. `title` stands over each frame, and below it the frame's t.
     """
-    shown = [chain[round(i * (len(chain) - 1) / (frames - 1))] for i in range(frames)]
-    first, _ = chain[0]
-
-    def name(t):
+    fig.set_dpi(90)
+    pictures = []
+    for i in range(frames):
+        t, x = chain[round(i * (len(chain) - 1) / (frames - 1))]
         axis.set_title(f"{title}\nt = {t}".lstrip(), fontsize=9)
-
-    name(first)
-    fig.canvas.draw()
-    fig.set_layout_engine("none")               # to lay out every frame would take most of the time
-    writer = PillowWriter(fps=fps)
-    with written_whole(path) as temporary, writer.saving(fig, temporary, dpi=90):
-        for t, x in shown + shown[-1:] * fps:
-            show(x)
-            name(t)
-            writer.grab_frame()
+        show(x)
+        fig.canvas.draw()
+        fig.set_layout_engine("none")           # to lay out every frame would take most of the time
+        pictures.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())).convert("RGB"))
+    milliseconds = [1000 // fps] * (frames - 1) + [1000]
+    with written_whole(path) as temporary:
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
     return Path(path)

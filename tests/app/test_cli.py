@@ -163,7 +163,7 @@ def test_what_is_wrong_is_said_by_every_command_that_samples(tmp_path, capsys):
     """train warns of its own pictures' sampling, sample and evaluate of the sampling that is asked for."""
     folder = str(tmp_path / "run")
     main(["train", "moons", "--schedule", "cosine", "--num-train-timesteps", "20", "--steps", "20", "--quiet",
-          "--out", folder])
+          "--no-pictures", "--out", folder])
     assert "note: " not in capsys.readouterr().out              # ancestral, every timestep
     few = ["--sampler", "ddim", "--steps", "10", "--n", "20", "--quiet"]
     for command in ("sample", "evaluate"):
@@ -359,6 +359,7 @@ def test_resume_on_the_other_backend(run, tmp_path, monkeypatch, capsys, no_pict
     assert abs(ours - theirs).max() < 1e-3
 
 
+@pytest.mark.slow
 def test_compare(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "time_in_turns", partial(compare.time_in_turns, seconds=0.001))

@@ -81,6 +81,7 @@ def test_the_real_data_is_verified(capsys):
     assert "test: 10,000 images of 28 x 28, content verified" in out
 
 
+@pytest.mark.slow
 @needs_data
 def test_quality_of_fashion_mnist_alone(tmp_path, monkeypatch, capsys):
     tiny = replace(LAB_FASHION, model=convnet.Config(features=4), schedule="rescaled_linear",

@@ -31,6 +31,7 @@ def test_version(tmp_path, capsys):
     assert stop.value.code == 0 and capsys.readouterr().out == done.stdout
 
 
+@pytest.mark.slow
 def test_a_backend_for_windows_that_is_not_installed_stops_no_picture(tmp_path):
     settings = {"MPLBACKEND": "module://matplotlib_inline.backend_that_is_not_there"}
     done = npdiff_command(*TRAIN, "--out", "run", cwd=tmp_path, settings=settings)
@@ -50,6 +51,7 @@ def test_the_users_matplotlib_settings_change_nothing_and_stay(tmp_path):
         assert {name: matplotlib.rcParams[name] for name in strange} == strange
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_no_training(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
@@ -100,6 +102,7 @@ def run(tmp_path, monkeypatch, capsys):
     return Path("run")
 
 
+@pytest.mark.slow
 def test_quiet_prints_what_is_written_and_what_is_wrong(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["train", "textbook-moons", "--steps", "20", "--model.hidden", "8", "--out", "run", "--quiet"])

@@ -173,6 +173,7 @@ def test_the_sampler_is_the_packages():
     np.testing.assert_allclose(theirs, ours, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_autograd_gives_the_same_losses():
     pytest.importorskip("torch", reason="torch is not installed: 00_moons_torch.py is not compared")
     twin = load("00_moons_torch")

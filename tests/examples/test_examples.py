@@ -21,7 +21,9 @@ from example_scripts import ALPHA_BAR, FASHION_MNIST, FILES, NO_FLAGS, SCRIPTS, 
 from npdiff.data.fashion_mnist import CLASS_NAMES
 from npdiff.rng import generator
 
-NAMES = [name for name in SCRIPTS if name < "10"]           # the others are in test_examples_samplers.py
+QUICK = "05"                                                # scripts from this number on take longer
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name >= QUICK))
+         for name in SCRIPTS if name < "10"]                # the others are in test_examples_samplers.py
 
 
 def test_the_tables_name_scripts():
@@ -164,12 +166,14 @@ def test_the_blunder_is_drawn_beside_the_chain(run):
     assert "linear schedule, T = 200" in title and "ancestral sampler" in title
 
 
+@pytest.mark.slow
 def test_one_leap_without_signal_explodes(tmp_path):
     """At alpha_bar_T = 3e-5 the leap divides the network's error by 0.0055."""
     numbers = load("04_blunder").main(steps=500, samples=200, schedule="rescaled_linear", out=tmp_path)
     assert (numbers["std"]["one leap from t = 200"] > 3 * numbers["std"]["the whole chain"]).all()
 
 
+@pytest.mark.slow
 def test_two_backends_agree(run):
     numbers, _, _ = run("05_two_backends")
     assert numbers["loss_gap"] < 1e-11 and numbers["sample_gap"].max() < 1e-7
@@ -181,6 +185,7 @@ def test_two_backends_agree(run):
     assert "ancestral sampler, 200 steps" in cloud.get_title()
 
 
+@pytest.mark.slow
 def test_fashion_lab_learns_from_the_real_data(run):
     numbers, _, printed = run("06_fashion_lab")
     losses, strip = numbers["losses"], numbers["strip"]
@@ -193,6 +198,7 @@ def test_fashion_lab_learns_from_the_real_data(run):
     np.testing.assert_array_equal(strip[0].clip(-1, 1), numbers["samples"])
 
 
+@pytest.mark.slow
 def test_fashion_lab_draws_the_claim_beside_the_truth(run):
     numbers, _, _ = run("06_fashion_lab")
     curve, samples, *strip = panels(numbers["figure"])
@@ -210,6 +216,7 @@ def idx(array):
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
 
 
+@pytest.mark.slow
 def test_fashion_lab_full_and_its_frames(tmp_path, capsys):
     """--full with small epochs, on small data of the same format.
 
@@ -246,6 +253,7 @@ def test_fashion_lab_without_data(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_colour_is_one_number(run):
     numbers, _, printed = run("07_colour")
     grey, colour = numbers["count"]["grey"], numbers["count"]["colour"]
@@ -272,6 +280,7 @@ def test_share_of_one_colour():
     assert one_colour(np.concatenate([orange, light]) - 1) == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_skips_carry_the_noise(run):
     numbers, _, printed = run("08_skips")
     with_skips, without = (numbers["losses"][name] for name in ("with skips", "without"))
@@ -287,6 +296,7 @@ def test_skips_carry_the_noise(run):
     assert f"{numbers['count']['without']:,}" in printed
 
 
+@pytest.mark.slow
 def test_skips_are_drawn_beside_their_absence(run):
     numbers, _, _ = run("08_skips")
     loss, by_t, *images = panels(numbers["figure"])
@@ -299,6 +309,7 @@ def test_skips_are_drawn_beside_their_absence(run):
         assert rows == ["$x_0$", f"$x_{{{t}}}$", "with skips", "without"]
 
 
+@pytest.mark.slow
 def test_the_judge_learns(run):
     """After 38 steps it is far better than chance, though far from what 5,622 steps reach."""
     numbers, out, printed = run("09_train_judge")
@@ -310,6 +321,7 @@ def test_the_judge_learns(run):
     assert (out / "09_train_judge.safetensors").stat().st_size < 500_000
 
 
+@pytest.mark.slow
 def test_the_judge_draws_its_mistakes(run):
     numbers, _, _ = run("09_train_judge")
     table, = panels(numbers["figure"])

@@ -29,6 +29,7 @@ from npdiff.schedule import SCHEDULES, make_schedule
 from npdiff.training import new_denoiser
 from npdiff.verify.oracle import Moons
 
+pytestmark = pytest.mark.slow
 NAMES = [name for name in SCRIPTS if name >= "10"]          # the others are in test_examples.py
 
 

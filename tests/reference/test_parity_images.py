@@ -246,6 +246,7 @@ def train_both(ours, theirs, steps, first_step=1, lr=1e-3):
         yield loss, their_loss
 
 
+@pytest.mark.slow
 @DEVICES
 @EACH_NETWORK
 def test_200_steps_in_float64(config, device):

@@ -185,6 +185,7 @@ def test_mixture_draws_have_its_moments():
     np.testing.assert_allclose(np.cov(x.T), covariance, atol=4 * (2 / len(x)) ** 0.5 * covariance.max())
 
 
+@pytest.mark.slow
 def test_sampler_with_the_oracle_returns_the_mixture():
     """In 80 jumps. The last, from t = 12, leaves out 0.25 % of the variance, half a standard error.
 
