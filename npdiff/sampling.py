@@ -57,15 +57,14 @@ class Sampling:
         (npdiff.verify.doctor.amplified). A recipe that predicts epsilon and ends at alpha_bar below ALL_NOISE
         therefore starts lower, at the first t with alpha_bar of at most START: x_t there is N(0, I) but for
         3% of x_0. Measured on cosine, T = 1000, 20 steps of DDIM, with an exact denoiser and an error of 1e-2
-        in eps: energy distance 0.37 from t = 1000, 0.012 from t = 980; without the error 0.011 and 0.008.
+        in eps: energy distance 1.4 from t = 1000, 0.012 from t = 980; without the error 0.007 and 0.008.
         """
         schedule = recipe.make_schedule()
         pairs = time_pairs(schedule.T, self.steps, self.timestep_spacing)
-        (first, _), alpha_bar = pairs[0], schedule.alpha_bar
-        if recipe.prediction_type != "epsilon" or alpha_bar[first] >= ALL_NOISE:
+        if recipe.prediction_type != "epsilon" or schedule.alpha_bar[-1] >= ALL_NOISE:
             return pairs
-        start = int(np.argmax(alpha_bar <= START))
-        return [(min(t, start), s) for t, s in pairs if s < start]
+        start = int(np.argmax(schedule.alpha_bar <= START))
+        return time_pairs(start, min(len(pairs), start), self.timestep_spacing)
 
     def options(self, recipe):
         """The keyword arguments that only this sampler takes."""

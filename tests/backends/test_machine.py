@@ -167,6 +167,7 @@ def test_a_forked_child_is_within_what_its_own_thread_was_within():
     thread.join()
 
 
+@pytest.mark.slow
 def test_four_threads_that_train_leave_blas_as_they_found_it(three_threads):
     """Each trains a denoiser of its own; the numbers are those of one thread."""
     backend, recipe = NumpyBackend(threads=2), replace(TINY_SHAPES, steps=2, batch_size=9)

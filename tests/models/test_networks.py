@@ -144,6 +144,7 @@ def test_planted_error_in_a_tensor_of_the_mlp(name, spoil):
     assert wrong_tensors(errors) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [scaled, shifted])
 @pytest.mark.parametrize("name", [
     "x",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tiny_recipes import TINY_MOONS
 from toy_backend import Rows, ToyBackend, ToyDenoiser
 
@@ -63,6 +64,7 @@ def test_a_backend_with_its_own_parameters_is_compared_as_far_as_it_goes():
     assert parameter_distance(*toys) == 0.5
 
 
+@pytest.mark.slow
 def test_the_command_compares_with_an_installed_third_backend(tmp_path):
     """Its package is a folder on the path, with the entry point that an installation would write."""
     info = tmp_path / "toy-1.dist-info"
