@@ -149,7 +149,7 @@ def test_amplification_of_known_settings(monkeypatch):
     first, _ = doctor.amplified(COSINE, Sampling("ddim", 20, clip=1.0))
     assert first * doctor.ERROR == pytest.approx(alpha_bar ** 0.5, rel=0.01)
     monkeypatch.undo()
-    assert from_T.jumps(COSINE)[:2] == [(980, 950), (950, 900)]
+    assert from_T.jumps(COSINE)[:2] == [(980, 931), (931, 882)]
     assert max(doctor.amplified(COSINE, from_T)) == pytest.approx(1.5, abs=0.1)
     for schedule in ("linear", "rescaled_linear", "sigmoid"):
         for name in (*DETERMINISTIC, "ancestral"):
