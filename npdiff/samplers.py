@@ -85,10 +85,12 @@ def guided(predict, labels, guidance):
 def ancestral(denoise, x, schedule, noise, pairs, variance="posterior"):
     """The ancestral sampler (Ho et al. 2020, algorithm 2).
 
-    Each jump t -> s draws x_s from a normal distribution. Its mean is that of q(x_s | x_t, x_0) with the
-    network's x0. Its variance (section 3.2 of the paper) is `beta`, that of the forward step, which is right
-    if the data is standard normal; or `posterior`, that of q(x_s | x_t, x_0), which is right if the data is
-    one point. The last jump adds no noise: x_0 is its mean. Raises ValueError for another variance.
+    Each jump t -> s draws x_s from a normal distribution:
+        x = mean + sqrt(sigma2) noise
+    Its mean is that of q(x_s | x_t, x_0) with the network's x0. Its variance sigma2 (section 3.2 of the
+    paper) is `beta`, that of the forward step, which is right if the data is standard normal; or `posterior`,
+    that of q(x_s | x_t, x_0), which is right if the data is one point. The last jump adds no noise: x_0 is
+    its mean. Raises ValueError for another variance.
     """
     check_variance(variance)
     check_jumps(pairs, schedule)

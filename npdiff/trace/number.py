@@ -151,7 +151,7 @@ def kept():
         return x.sqrt() if isinstance(x, Number) else math.sqrt(x)
 
     def frequencies(dim, max_period, original=embedding.frequencies):
-        return numbers(original(dim, max_period), "w")
+        return numbers(original(dim, max_period), "time.w")
 
     kept_np = SimpleNamespace(**vars(np) | {"float64": object})
     kept_math = SimpleNamespace(**vars(math) | {"sqrt": kept_sqrt})
