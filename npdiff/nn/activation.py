@@ -34,10 +34,10 @@ def silu_forward(x):
 def silu_backward(dy, cache):
     """dy (...) -> dx (...)
 
-    With s = sigmoid(x)     ∂s/∂x = s (1 - s)
-    y = x s                 ∂y/∂x = s + x s (1 - s)          product rule
-                                  = s + y (1 - s)            x s is y again
-    Chain rule                 dx = dy (s + y (1 - s))
+    s = 1 / (1 + exp(-x))     ∂s/∂x = s (1 - s)
+    y = x s                   ∂y/∂x = s + x s (1 - s)        product rule
+                                    = s + y (1 - s)          x s is y again
+    Chain rule                   dx = dy (s + y (1 - s))
     """
     s, y = cache
     dx = 1 - s

@@ -80,8 +80,9 @@ class Entry(NamedTuple):
     """One function's part of the story."""
     name: str               # unique
     title: str
-    function: str           # "npdiff.nn.linear.linear_forward"
+    function: str           # "npdiff.nn.linear.linear_forward"; "" for what is given
     derivation: str         # its docstring
+    symbols: dict           # the function's names for what others made: {"x": "x_t, time", ...}
     results: list[Result]
 
 
@@ -187,10 +188,11 @@ def sampling_step(story, schedule, x_t, y, t, fresh):
 
 
 class Story:
-    """The entries as they come. `with story:` tells of each call within, of a function of TOLD or npdiff.nn."""
+    """The entries as they come. `with story:` tells of each call of a function of TOLD or npdiff.nn."""
 
     def __init__(self):
         self.entries, self.names, self.arrays, self.of = [], {}, {}, ""
+        self.inputs = []
         self.known = {function.__code__: function for function in [*LAYERS, *TOLD]}
 
     def about(self, name):
@@ -236,18 +238,26 @@ class Story:
         """What no function made."""
         for name, array in arrays.items():
             self.name(name, array)
+            self.inputs.append(Result(name, np.shape(array), [], [], [], list(np.ravel(array))))
 
     def add(self, function, title, name, made, of="", variables=MappingProxyType({}), documented=None):
         """An entry with what was made, {name: (array, its symbol in the docstring)}, and new variables."""
         docs = [inspect.getdoc(one) for one in documented or [function, *partner(function)]]
         for key, (array, _) in made.items():
             self.name(key, array)
-        made = made | {f"{of}.{symbol}": (value, symbol) for symbol, value in variables.items()
-                       if self.name(f"{of}.{symbol}", value)}
+        made, symbols = dict(made), {}
+        for symbol, value in variables.items():
+            if symbol == "cache":
+                continue
+            if self.name(f"{of}.{symbol}", value):
+                made[f"{of}.{symbol}"] = value, symbol
+            elif f"{of}.{symbol}" in self.arrays and not any(value is array for array, _ in made.values()):
+                symbols[symbol] = origin(value)
         in_order = sorted(made.items(), key=lambda item: np.ravel(item[1][0])[0].order)
         results = [self.result(function, docs, key, *item) for key, item in in_order]
         place = f"{function.__module__}.{function.__qualname__}"
-        self.entries.append(Entry(name, title, place, docs[0], results))
+        symbols = {symbol: other for symbol, other in symbols.items() if symbol != other}
+        self.entries.append(Entry(name, title, place, docs[0], symbols, results))
 
     def result(self, function, docs, name, array, symbol):
         """The Result of an array; its numbers are still the Numbers themselves."""
@@ -289,8 +299,15 @@ class Story:
         table = [{"id": ids[order], "value": number.value, "op": number.op, "parents": ids_of(number.parents),
                   "name": number.name, "terms": ids_of(terms(number))}
                  for order, number in sorted(reached.items())]
-        entries = [entry._replace(results=list(map(in_ids, entry.results))) for entry in self.entries]
+        entries = [Entry("given", "what is given", "", "", {}, self.inputs), *self.entries]
+        entries = [entry._replace(results=list(map(in_ids, entry.results))) for entry in entries]
         return entries, table, {name: ids[number.order] for name, number in self.names.items()}
+
+
+def origin(array):
+    """The names of the results that an array is put together from; of one number, its own name."""
+    names = [number.name for number in np.ravel(array)]
+    return names[0] if len(names) == 1 else ", ".join(dict.fromkeys(name.partition("[")[0] for name in names))
 
 
 def terms(number):
@@ -312,7 +329,7 @@ def confirmed(params, found, t):
     """Each gradient against three others. -> {its name: {the other: relative error, or why there is none}}
 
     found holds the ledger's arrays by name. The others are the complex step and central differences of the
-    forward and the loss, and every backend that is installed and computes in float64.
+    forward and the loss, and every backend but numpy that is installed and computes in float64.
     """
     t, x_t, target = np.array([t]), found["x_t"], found["target"]
     data = found["linear1.dx"][:, :TINY.model.data_dim]
@@ -327,7 +344,7 @@ def confirmed(params, found, t):
     checks = {name: {derivative.__name__: tensor_error(gradient, derivative(L, at))
                      for derivative in (complex_step, central_difference)}
               for name, (gradient, L, at) in known.items()}
-    for other in sorted({point.name for point in entry_points(group="npdiff.backends")}):
+    for other in sorted({point.name for point in entry_points(group="npdiff.backends")} - {"numpy"}):
         try:
             backend = load_backend(other, dtype="float64", threads=1)
         except ValueError as error:
