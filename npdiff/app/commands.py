@@ -214,7 +214,7 @@ class Trace:
     def run(self):
         if self.text + self.json + (self.open is not None) > 1:
             raise ValueError("--text, --json and --open exclude each other; give one of them")
-        made = ledger.make_ledger(self.seed, self.point, self.t, self.noise)
+        made = ledger.make_ledger(self.seed, self.point, self.t, self.noise, confirm=self.open is None)
         if self.json:
             print(json.dumps(made.as_dict()))
             return

@@ -113,8 +113,10 @@ def plain(value):
     return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def make_ledger(seed=0, point=None, t=4, noise=None):
+def make_ledger(seed=0, point=None, t=4, noise=None, confirm=True):
     """The Ledger of one step of TINY. A point or noise that is not given is drawn as in training.
+
+    confirm holds the gradients against others, for which it loads the other backends.
 
     Raises ValueError for a seed, a point, a timestep or noise that cannot be.
     """
@@ -135,7 +137,7 @@ def make_ledger(seed=0, point=None, t=4, noise=None):
                 "widths": list(TINY.model.widths)}
     found = {name: values(array) for name, array in story.arrays.items()}
     usual = {name: tensor_error(found[f"{name}.new"], found[f"{name}.usual"]) for name in params}
-    return Ledger(settings, *story.finished(), confirmed(params, found, t), usual)
+    return Ledger(settings, *story.finished(), confirmed(params, found, t) if confirm else {}, usual)
 
 
 def vector(name, given, drawn):

@@ -78,10 +78,13 @@ def opened(ledger, name, depth):
     if depth < 1:
         raise ValueError(f"depth is {depth}; it must be at least 1")
     number = ledger.numbers[ledger.names[name]]
+    results = [result for entry in ledger.entries for result in entry.results]
+    places = {id: result for result in reversed(results) for id in result.numbers}
     if number["name"] != name:
-        yield f"{name} is {number['name']}:"
-    places = {id: result for entry in reversed(ledger.entries) for result in reversed(entry.results)
-              for id in result.numbers}
+        yield f"{name} = {number['name']}"
+        yield from (line for result in results if result.name == name.partition("[")[0]
+                    for line in place_lines(result))
+        yield ""
     level, seen = [number["id"]], set()
     for step in range(depth):
         following = []
@@ -106,13 +109,19 @@ def number_lines(ledger, number, place):
     sign = "="
     for term in number["terms"]:
         in_names, in_values = (expression(ledger, term, number["id"], values)[0] for values in (False, True))
-        total = f" = {ledger.numbers[term]['value']:.4g}" if in_names != in_values else ""
+        value = f"{ledger.numbers[term]['value']:.4g}"
+        total = f" = {value}" if in_values != value else ""
         gap = "\n     " if len(in_names) > 44 else " " * (46 - len(in_names))
         yield f"   {sign} {in_names}{gap}{in_values}{total}"
         sign = "+"
     if place:
-        for line in [*place.equations, *(f"{code.text}   {code.file}:{code.line}" for code in place.code)]:
-            yield f"        {line}"
+        yield from place_lines(place)
+
+
+def place_lines(result):
+    """The equations of a result and its code."""
+    for line in [*result.equations, *(f"{code.text}   {code.file}:{code.line}" for code in result.code)]:
+        yield f"        {line}"
 
 
 def named_parts(ledger, id):
