@@ -45,7 +45,7 @@ def close(a, b, tolerance):
 
 
 def textbook_step(settings, given):
-    """Every named tensor of the step. given holds x0, noise, beta, the parameters and fresh_noise as lists."""
+    """Every named tensor of the step. given holds x0, noise, beta, parameters and fresh_noise as lists."""
     t, T = settings["t"], settings["num_train_timesteps"]
     beta, out = given["beta"], {}
     alpha = [1 - b for b in beta]
@@ -71,7 +71,7 @@ def textbook_step(settings, given):
 
     dy = [2 * e / 2 for e in error]
     dh = [sum(dy[o] * W2[i][o] for o in range(2)) for i in range(3)]
-    du = [d * p * (1 + x * (1 - p)) for d, p, x in zip(dh, s, u, strict=True)]     # (x s)' = s (1 + x (1 - s))
+    du = [d * p * (1 + x * (1 - p)) for d, p, x in zip(dh, s, u, strict=True)]     # (x s)' = s (1 + x (1-s))
     dz = [sum(du[k] * W1[i][k] for k in range(3)) for i in range(4)]
     out |= {"loss.dy": dy, "linear2.dx": dh, "linear1.silu.dx": du, "linear1.dx": dz}
     grads = {"linear1.W": [z[i] * du[k] for i in range(4) for k in range(3)], "linear1.b": du,
@@ -93,10 +93,11 @@ def textbook_step(settings, given):
     of_x_t = math.sqrt(alpha[t]) * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
     mean = [of_x0 * p + of_x_t * q for p, q in zip(x0_hat, x_t, strict=True)]
     variance = beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
-    noise = [math.sqrt(variance) * n if t > 1 else 0.0 for n in given["fresh_noise"]]
+    noise = [math.sqrt(variance) * n for n in given["fresh_noise"]]
+    out |= {"variance": [variance]} if t > 1 else {}                # the last jump, to t = 0, adds no noise
     return out | {"x0_hat": x0_hat, "eps_hat": y, "mean": mean, "mean.beta": [beta[t]],
-                  "mean.of_x0": [of_x0], "mean.of_x_t": [of_x_t], "variance": [variance],
-                  "x_s": [m + n for m, n in zip(mean, noise, strict=True)]}
+                  "mean.of_x0": [of_x0], "mean.of_x_t": [of_x_t],
+                  "x_s": [m + n for m, n in zip(mean, noise, strict=True)] if t > 1 else mean}
 
 
 def compare_with_textbook(ledger, tolerance=1e-11):

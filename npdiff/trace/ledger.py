@@ -17,6 +17,7 @@ import numpy as np
 from npdiff import diffusion, nn, optim
 from npdiff.backends import load_backend
 from npdiff.models import layers, mlp
+from npdiff.models.checks import of_kind
 from npdiff.recipes import Recipe
 from npdiff.rng import generator
 from npdiff.samplers import ancestral, to_x0_eps
@@ -142,11 +143,13 @@ def make_ledger(seed=0, point=None, t=4, noise=None, confirm=True):
 
 def vector(name, given, drawn):
     """The given point, or the drawn one, float64 (1, 2). Raises ValueError for another."""
-    array = np.array(drawn if given is None else [given], np.float64)
-    if array.shape != drawn.shape or not (abs(array) <= LARGEST).all():
-        raise ValueError(f"{name} is {given}; "
-                         f"it must be {drawn.shape[1]} numbers from {-LARGEST:g} to {LARGEST:g}")
-    return array
+    D = drawn.shape[1]
+    if given is None:
+        return drawn.astype(np.float64)
+    if (not isinstance(given, tuple | list | np.ndarray) or len(given) != D
+            or not all(of_kind(x, float) is not None and abs(x) <= LARGEST for x in given)):
+        raise ValueError(f"{name} is {given}; it must be {D} numbers from {-LARGEST:g} to {LARGEST:g}")
+    return np.array([given], np.float64)
 
 
 def training_step(story, params, x0, t, noise):

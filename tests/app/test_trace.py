@@ -19,8 +19,8 @@ def printed(capsys, *arguments):
 def test_the_story_is_told_in_order(capsys):
     out = printed(capsys)
     titles = ["what is given", "the schedule", "noise is added to the point", "linear1, forward",
-              "linear1.silu, forward", "the loss", "linear2, backward", "linear1, backward", "Adam: linear1.W",
-              "the mean of the next point", "one step of the ancestral sampler", "complex_step"]
+              "linear1.silu, forward", "the loss", "linear2, backward", "linear1, backward",
+              "Adam: linear1.W", "the mean of the next point", "one step of the ancestral", "complex_step"]
     places = [out.index(title) for title in titles]
     assert places == sorted(places) and out == printed(capsys, "--text")
     for line in ("dW[i,o] = sum_n x[n,i] dy[n,o]", "here x is x_t, time, W is linear1.W, b is linear1.b",
@@ -53,7 +53,8 @@ def test_json_holds_every_number(capsys):
     (["--t", "11"], "t is 11; it must lie in 1..10"), (["--t", "1.5"], "--t"), (["--point", "1"], "--point"),
     (["--point", "nan", "1"], "point is (nan, 1.0); it must be 2 numbers from -100 to 100"),
     (["--noise", "0", "1e9"], "noise is (0.0, 1000000000.0)"), (["--seed", "-1"], "seed is -1"),
-    (["--open", "linear1.dW[0,9]"], "perhaps you meant linear1.dW[0,"), (["--open", ""], "no number is called"),
+    (["--open", "linear1.dW[0,9]"], "perhaps you meant linear1.dW[0,"),
+    (["--open", ""], "no number is called"),
     (["--open", "loss", "--depth", "0"], "depth is 0; it must be at least 1"),
     (["--text", "--json"], "--text, --json and --open exclude each other")])
 def test_a_wrong_value_ends_in_one_line(arguments, message, capsys):
