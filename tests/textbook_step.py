@@ -100,7 +100,7 @@ def textbook_step(settings, given):
                   "x_s": [m + n for m, n in zip(mean, noise, strict=True)] if t > 1 else mean}
 
 
-def compare_with_textbook(ledger, tolerance=1e-11):
+def compare_with_textbook(ledger, tolerance=1e-12):
     """-> how many numbers of named results agree with the formulas, relative to their tensor's largest."""
     numbers, checked = ledger["numbers"], 0
     results = {result["name"]: [numbers[id]["value"] for id in result["numbers"]]

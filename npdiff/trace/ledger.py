@@ -159,8 +159,9 @@ def training_step(story, params, x0, t, noise):
     schedule = Schedule(beta)
     x0, noise = numbers(x0, "x0"), numbers(noise, "noise")
     params = {name: numbers(array, name) for name, array in params.items()}
-    settings = {name: Number(value, name=name) for name, value in
-                {"lr": TINY.lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}.items()}
+    adams = {name: one.default for name, one in inspect.signature(optim.adam).parameters.items()
+             if one.default is not one.empty}
+    settings = {name: Number(value, name=name) for name, value in {"lr": TINY.lr, **adams}.items()}
     story.given(x0=x0, noise=noise, beta=schedule.beta, **params, **settings)
     story.add(Schedule.__init__, "the schedule, from beta of each timestep", "schedule",
               {name: (getattr(schedule, name), name) for name in ("alpha", "alpha_bar", "a", "sigma")},
@@ -171,6 +172,7 @@ def training_step(story, params, x0, t, noise):
         y, cache = mlp.forward(params, x_t, t, TINY.model)
         _, loss_cache = nn.mse_forward(y, target)
         _, grads = mlp.backward(nn.mse_backward(loss_cache), cache, TINY.model)
+    story.given(**{"time.w": story.arrays["time.w"]})
     for name, p in params.items():
         p, m, v = p.copy(), *(numbers(np.zeros(p.shape), f"{name}.{moment}_before") for moment in "mv")
         story.given(**{f"{name}.m_before": m, f"{name}.v_before": v})
@@ -232,11 +234,11 @@ class Story:
             of = of or name.removesuffix(".dy")
             made = {name: (variables[symbol] if function is optim.adam else returned[0], symbol)}
         elif function.__name__.endswith("_backward"):
-            name, title = f"{of}.backward", f"{of}, backward"
+            name, title = f"{of}.backward", f"layer {of}, backward"
             made = {f"{of}.{symbol}": (value, symbol) for symbol, value in variables.items()
                     if any(value is gradient for gradient in returned)}
         else:
-            name, title, made = of, f"{of}, forward", {of: (returned[0], "y")}
+            name, title, made = of, f"layer {of}, forward", {of: (returned[0], "y")}
         self.add(function, title, name, made, of, variables)
 
     def given(self, **arrays):

@@ -5,6 +5,7 @@ train compute with Numbers too, and what comes out knows its way back to the dat
 """
 
 import math
+import operator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from types import SimpleNamespace
@@ -31,47 +32,11 @@ class Number:
         self.value, self.op, self.parents, self.name = float(value), op, parents, name
         self.order = next(MADE)
 
-    def __add__(self, other):
-        return combined(self, other, "+", lambda a, b: a + b)
-
-    def __sub__(self, other):
-        return combined(self, other, "-", lambda a, b: a - b)
-
-    def __mul__(self, other):
-        return combined(self, other, "*", lambda a, b: a * b)
-
-    def __truediv__(self, other):
-        return combined(self, other, "/", lambda a, b: a / b)
-
-    def __radd__(self, other):
-        return lifted(other) + self
-
-    def __rsub__(self, other):
-        return lifted(other) - self
-
-    def __rmul__(self, other):
-        return lifted(other) * self
-
-    def __rtruediv__(self, other):
-        return lifted(other) / self
-
     def __pow__(self, exponent):
         return Number(self.value ** exponent, f"^{exponent!r}", (self,))
 
     def __neg__(self):
         return Number(-self.value, "neg", (self,))
-
-    def __lt__(self, other):
-        return self.value < float(other)
-
-    def __gt__(self, other):
-        return self.value > float(other)
-
-    def __le__(self, other):
-        return self.value <= float(other)
-
-    def __ge__(self, other):
-        return self.value >= float(other)
 
     def __float__(self):
         return self.value
@@ -89,16 +54,30 @@ def function(name):
     return lambda a: Number(getattr(math, name)(a.value), name, (a,))
 
 
+def operation(op, compute):
+    """An operator of two numbers as a method. An array answers for itself."""
+    def method(a, b):
+        if isinstance(b, np.ndarray):
+            return NotImplemented
+        a, b = lifted(a), lifted(b)
+        return Number(compute(a.value, b.value), op, (a, b))
+
+    return method
+
+
+def comparison(compare):
+    """A comparison as a method. It is no part of any sum."""
+    return lambda a, b: compare(float(a), float(b))
+
+
 for name in ("sqrt", "exp", "log", "sin", "cos", "tanh"):
     setattr(Number, name, function(name))
-
-
-def combined(a, b, op, compute):
-    """The Number that an operator makes of a Number and another number. An array answers for itself."""
-    if isinstance(b, np.ndarray):
-        return NotImplemented
-    b = lifted(b)
-    return Number(compute(a.value, b.value), op, (a, b))
+for op, name in {"+": "add", "-": "sub", "*": "mul", "/": "truediv"}.items():
+    method = operation(op, getattr(operator, name))
+    setattr(Number, f"__{name}__", method)
+    setattr(Number, f"__r{name}__", lambda a, b, method=method: method(b, a))
+for name in ("lt", "gt", "le", "ge"):
+    setattr(Number, f"__{name}__", comparison(getattr(operator, name)))
 
 
 def lifted(x):
