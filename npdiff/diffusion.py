@@ -35,8 +35,8 @@ def q_sample(x0, t, noise, schedule):
         x_t = a x_0 + sigma noise                                  (Ho et al. 2020, eq. 4)
 
     Two steps of the chain, with alpha = 1 - beta:
-        x_t = sqrt(alpha_t) x_{t-1} + sqrt(beta_t) e_t
-            = sqrt(alpha_t alpha_{t-1}) x_{t-2} + sqrt(alpha_t beta_{t-1}) e_{t-1} + sqrt(beta_t) e_t
+        sqrt(alpha_t) x_{t-1} + sqrt(beta_t) e_t
+          = sqrt(alpha_t alpha_{t-1}) x_{t-2} + sqrt(alpha_t beta_{t-1}) e_{t-1} + sqrt(beta_t) e_t
     The last two terms are independent and normal, so their sum is normal and their variances add:
         alpha_t beta_{t-1} + beta_t = alpha_t (1 - alpha_{t-1}) + 1 - alpha_t = 1 - alpha_t alpha_{t-1}
     So two steps are one step whose alpha is the product of both. All t steps: the product is alpha_bar_t, the
@@ -197,7 +197,7 @@ def transition_beta(t, s, schedule):
 def posterior_mean(x_t, x0, t, s, schedule):
     """The mean of q(x_s | x_t, x_0) for ints 0 <= s < t. With s = t - 1 it is Ho et al. 2020, eq. 7.
 
-    Let beta = beta_{t|s} and alpha = 1 - beta. By Bayes' rule q(x_s | x_t, x_0) is proportional to
+    With beta = beta_{t|s},  and alpha = 1 - beta,  by Bayes' rule q(x_s | x_t, x_0) is proportional to
         q(x_t | x_s) q(x_s | x_0) = N(x_t; sqrt(alpha) x_s, beta) N(x_s; a_s x_0, sigma_s^2)
     The exponent is quadratic in x_s, so this is a normal distribution. Its precision is minus the factor of
     x_s^2 / 2:
@@ -206,7 +206,9 @@ def posterior_mean(x_t, x0, t, s, schedule):
     because  alpha sigma_s^2 + beta = alpha - alpha alpha_bar_s + 1 - alpha = 1 - alpha_bar_t.
     Its mean is the factor of x_s divided by the precision:
         (sqrt(alpha) / beta x_t + a_s / sigma_s^2 x_0) beta sigma_s^2 / sigma_t^2
-          = a_s beta / sigma_t^2 x_0  +  sqrt(alpha) sigma_s^2 / sigma_t^2 x_t
+    So its two factors are
+        of_x0 = a_s beta / sigma_t^2        of_x_t = sqrt(alpha) sigma_s^2 / sigma_t^2
+        mean = of_x0 x_0 + of_x_t x_t
     For s = 0 it is x_0.
     """
     check_data(x_t=x_t, x0=x0)
@@ -221,7 +223,7 @@ def posterior_mean(x_t, x0, t, s, schedule):
 def posterior_variance(t, s, schedule):
     """The variance of q(x_s | x_t, x_0) for ints 0 <= s < t, a float: 1 / (the precision in posterior_mean).
 
-        beta_{t|s} sigma_s^2 / sigma_t^2                           zero for s = 0
+        variance = beta_{t|s} sigma_s^2 / sigma_t^2                zero for s = 0
     """
     t, s = check_jump(t, s, schedule)
     return transition_beta(t, s, schedule) * float((1 - schedule.alpha_bar[s]) / (1 - schedule.alpha_bar[t]))

@@ -17,8 +17,10 @@ def adam(p, g, m, v, step, lr, beta1=0.9, beta2=0.999, eps=1e-8):
         p = p - lr m_hat / (sqrt(v_hat) + eps)
 
     m and v start at zero, so at first they are too small; the divisions correct this. The last line needs no
-    corrected copies (section 2 of the paper, last paragraph), with c = sqrt(1 - beta2^step):
-        p = p - (lr c / (1 - beta1^step)) m / (sqrt(v) + eps c)
+    corrected copies (section 2 of the paper, last paragraph):
+        c = sqrt(1 - beta2^step)        denominator = sqrt(v) + eps c
+        update = (lr c / (1 - beta1^step)) m / denominator
+        p = p - update
     """
     c = math.sqrt(1 - beta2 ** step)
     m *= beta1

@@ -97,8 +97,10 @@ def ancestral(denoise, x, schedule, noise, pairs, variance="posterior"):
     """The ancestral sampler ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 2).
 
     q(x_s | x_t, x_0) is the exact distribution of x_s, if x_t and x_0 are known (npdiff/diffusion.py). Each
-    jump t -> s draws x_s from a normal distribution. Its mean is the mean of q(x_s | x_t, x_0), with the
-    network's x0 for x_0. Its variance (section 3.2 of the paper) is one of two:
+    jump t -> s draws x_s from a normal distribution:
+        x = mean + sqrt(sigma2) noise
+    Its mean is the mean of q(x_s | x_t, x_0), with the network's x0 for x_0. Its variance sigma2 (section 3.2
+    of the paper) is one of two:
         beta        the variance beta of the forward step from s to t. It is right if the data is standard
                     normal: then x_s and x_t are too, with correlation sqrt(1 - beta), and x_s given x_t has
                     variance beta.

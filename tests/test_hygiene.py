@@ -33,7 +33,8 @@ INNER_ROOMS = [
     "evaluation.likelihood",
 ]
 # A file imports from its own floor and from those below. The engine is what lies at the top of npdiff/.
-FLOORS = {"nn": 0, "engine": 1, "models": 1, "data": 1, "backends": 2, "verify": 3, "evaluation": 4, "app": 5}
+FLOORS = {"nn": 0, "engine": 1, "models": 1, "data": 1, "backends": 2, "verify": 3, "evaluation": 4,
+          "trace": 5, "app": 6}
 
 
 def python(code, **environment):

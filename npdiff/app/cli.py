@@ -22,6 +22,7 @@ from npdiff.app.commands import (
     Gradcheck,
     Pictures,
     Sample,
+    Trace,
     Train,
 )
 from npdiff.backends import backend_class
@@ -30,7 +31,8 @@ from npdiff.recipes import MOONS, RECIPES, Recipe
 from npdiff.sampling import Sampling
 
 COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "pictures": Pictures,
-            "gradcheck": Gradcheck, "compare": Compare, "doctor": Doctor, "data": Data}
+            "gradcheck": Gradcheck, "compare": Compare, "doctor": Doctor, "data": Data,
+            "trace": Trace}
 
 
 def commands_for(argv):

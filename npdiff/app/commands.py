@@ -1,6 +1,7 @@
 """What each command of `npdiff` takes and does. A field is a flag, and its comment is the flag's help."""
 
 import io
+import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from npdiff.models import MODELS, is_image
 from npdiff.optim import learning_rate
 from npdiff.recipes import MOONS, RECIPES, Recipe, fitted, get_recipe
 from npdiff.sampling import Sampling, fresh_data
+from npdiff.trace import ledger, text
 from npdiff.verify import compare, doctor
 from npdiff.verify.first_wrong import NETWORKS, check_network
 from npdiff.verify.pairs import PAIRS, check_cases
@@ -195,6 +197,29 @@ class Gradcheck:
         for config in configs:
             report.print_gradients(report.in_short(config), check_network(config, self.seed), whole)
         print(report.gradients_checked(len(pairs), configs))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Follow one training step and one sampling step of a tiny network, number by number."""
+    point: tuple[float, float] | None = None    # the data point; drawn from the moons unless given
+    noise: tuple[float, float] | None = None    # the noise that is added to it; drawn unless given
+    t: int = 4                          # the timestep, 1..10
+    seed: int = 0                       # seed of the weights, and of what is drawn
+    text: bool = False                  # print the whole step as a table; so it is unless asked otherwise
+    json: bool = False                  # print every number with the numbers that made it, as JSON
+    open: str | None = None             # print what made this number: linear1.dW[0,1], loss, x_t[0,0], ...
+    depth: int = 3                      # how many steps back --open goes
+
+    def run(self):
+        if self.text + self.json + (self.open is not None) > 1:
+            raise ValueError("--text, --json and --open exclude each other; give one of them")
+        made = ledger.make_ledger(self.seed, self.point, self.t, self.noise, confirm=self.open is None)
+        if self.json:
+            print(json.dumps(made.as_dict()))
+            return
+        lines = text.story(made) if self.open is None else text.opened(made, self.open, self.depth)
+        print(*lines, sep="\n")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def silu_forward(x):
 def silu_backward(dy, cache):
     """dy (...) -> dx (...)
 
-    Sigmoid       s = 1 / (1 + e), e = exp(-x)               ∂e/∂x = -e
+    Sigmoid       s = 1 / (1 + exp(-x)) = 1 / (1 + e)        ∂e/∂x = -e
                   ∂s/∂x = e / (1 + e)^2 = s (1 - s)          as 1 - s = e / (1 + e)
     y = x s       ∂y/∂x = s + x s (1 - s)                    product rule
                         = s + y (1 - s)                      x s is y again
