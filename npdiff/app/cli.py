@@ -117,9 +117,12 @@ def sentence_of(box):
     lines = [line.strip("│| ") for line in box.splitlines()[1:]]
     text = "\n".join("" if set(line) <= set("─- ╰╯") else line for line in lines).strip()
     first, _, rest = text.partition("\n\n")
-    suggested = re.search(r"Perhaps you meant:\s+(--\S+)", rest)
-    meant = f"; perhaps you meant {suggested[1]}" if suggested else ""
-    return f"{' '.join(first.split())}{meant}; see npdiff --help"
+    first = re.sub(r"Error parsing \S*dummy\S*: ", "", " ".join(first.split()))
+    given = re.findall(r"--[\w.-]+", first)
+    _, _, suggested = rest.partition("Perhaps you meant:")
+    others = [flag for flag in re.findall(r"^--[\w.-]+", suggested, re.MULTILINE) if flag not in given]
+    others.sort(key=lambda flag: not flag.startswith(tuple(given)))        # --step begins --steps
+    return f"{first}{f'; perhaps you meant {others[0]}' if others else ''}; see npdiff --help"
 
 
 def main(argv=None):

@@ -7,6 +7,7 @@ user's own matplotlib settings change nothing here, and are left as they are.
 
 import io
 import os
+import sys
 from functools import wraps
 from pathlib import Path
 
@@ -18,6 +19,8 @@ try:
     import matplotlib
 except ValueError:      # MPLBACKEND names a backend that is not installed; no picture here needs one
     name = os.environ.pop("MPLBACKEND")
+    for module in [module for module in sys.modules if module.startswith("matplotlib")]:
+        del sys.modules[module]                     # what the failed import left
     import matplotlib
     os.environ["MPLBACKEND"] = name
 from matplotlib.animation import PillowWriter

@@ -31,8 +31,9 @@ def test_version(tmp_path, capsys):
     assert stop.value.code == 0 and capsys.readouterr().out == done.stdout
 
 
-def test_a_backend_for_windows_that_is_not_installed_stops_no_picture(tmp_path):
-    settings = {"MPLBACKEND": "module://matplotlib_inline.backend_that_is_not_there"}
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_that_is_not_there", "nonsense", ""])
+def test_a_backend_for_windows_that_is_not_installed_stops_no_picture(tmp_path, backend):
+    settings = {"MPLBACKEND": backend}
     done = npdiff_command(*TRAIN, "--out", "run", cwd=tmp_path, settings=settings)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "samples.gif").stat().st_size > 5000
@@ -74,6 +75,18 @@ def test_a_wrong_flag_is_one_line_with_a_suggestion_in_any_encoding(tmp_path, en
     assert done.returncode == 2
     said = "error: Unrecognized options: --stps, 3; perhaps you meant --steps; see npdiff --help\n"
     assert done.stderr == said
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ("train moons --step 3", "Unrecognized options: --step, 3; perhaps you meant --steps"),
+    ("--quiet train moons", "Unrecognized or misplaced options: --quiet (applied to npdiff)"),
+    ("train moons --model.hidden", "hidden is (); it must hold at least one number, each at least 1"),
+    ("train moons --model.max-period 0", "max_period is 0.0; it must be a positive number"),
+])
+def test_a_wrong_flag_is_said_in_plain_words(capsys, arguments, said):
+    with pytest.raises(SystemExit):
+        main(arguments.split())
+    assert capsys.readouterr().err == f"error: {said}; see npdiff --help\n"
 
 
 def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):
