@@ -213,7 +213,7 @@ def test_float32_stays_float32(config):
         (convnet, dict(features=0), "features is 0"),
         (convnet, dict(time_dim=3), "time_dim is 3"),
         (convnet, dict(classes=-1), "classes is -1"),
-        (convnet, dict(classes=2.5), "classes is 2.5; it must be int"),
+        (convnet, dict(classes=2.5), "classes is 2.5; it must be an integer"),
         (convnet, dict(classes=True), "classes is True"),
         (convnet, dict(max_period=0.0), "max_period is 0.0; it must be a positive number"),
         (convnet, dict(max_period=float("nan")), "max_period is nan"),
