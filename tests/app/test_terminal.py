@@ -60,6 +60,31 @@ def test_a_reader_that_goes_away_ends_no_training(tmp_path):
     assert (tmp_path / "run" / "samples.gif").exists()
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_closed_output_ends_no_training(tmp_path, closed):
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "npdiff", *TRAIN, "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+    assert (tmp_path / "run" / "samples.gif").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is needed")
+def test_a_full_disk_ends_no_training_but_is_said(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = npdiff_command(*TRAIN, "--out", "run", "--quiet", cwd=tmp_path, stdout=full)
+    assert (tmp_path / "run" / "samples.gif").exists()
+    assert done.returncode == 2 and done.stderr == "error: stdout: No space left on device\n"
+
+
+def test_matplotlib_settings_that_cannot_be_read_stop_no_picture(tmp_path):
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "matplotlibrc").write_bytes(b"\xff\xfe\0")
+    settings = {"MPLCONFIGDIR": str(tmp_path / "settings")}
+    done = npdiff_command(*TRAIN, "--out", "run", cwd=tmp_path, settings=settings)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "samples.gif").exists()
+
+
 def test_a_listing_whose_reader_goes_away_ends_quietly(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
