@@ -15,6 +15,7 @@ from matplotlib.image import imread
 import npdiff
 from npdiff.app.cli import main
 from npdiff.app.pictures import SHOWN
+from npdiff.app.report import training_loss
 from npdiff.app.run import held_back_interrupt, new_run
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
@@ -249,3 +250,8 @@ def test_the_filmstrip_of_the_lab():
     from 0, begins at 299 and shows the same t after that.
     """
     assert [round(share * 300) for share in SHOWN] == [300, 200, 120, 60, 20, 0]
+
+
+def test_the_loss_of_one_step_is_called_that():
+    assert training_loss(MOONS, [1], [0.5]).startswith("training loss, 1 step  ")
+    assert training_loss(MOONS, [2], [0.5]).startswith("training loss, last 2 steps  ")
