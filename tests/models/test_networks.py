@@ -220,7 +220,7 @@ def test_float32_stays_float32(config):
         (unet, dict(max_period=float("nan")), "max_period is nan"),
         (unet, dict(widths=(32, 64.0, 64)), r"widths is \(32, 64.0, 64\)"),
         (unet, dict(widths=32), "widths is 32"),
-        (unet, dict(skips="no"), "skips is 'no'; it must be bool"),
+        (unet, dict(skips="no"), "skips is 'no'; it must be True or False"),
         (unet, dict(attention_levels=-1), "attention_levels is -1; it must be at least 0"),
         (unet, dict(attention_levels=1.0), "attention_levels is 1.0"),
         (unet, dict(blocks=1.5), "blocks is 1.5"),
