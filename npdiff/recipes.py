@@ -11,7 +11,7 @@ from npdiff.optim import learning_rate
 from npdiff.samplers import SAMPLERS, check_variance
 from npdiff.schedule import make_schedule
 
-MAX_TIMESTEPS = 100_000
+MAX_TIMESTEPS, MAX_BATCH = 100_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Recipe:
 
     def __post_init__(self):
         check_types(self)
-        if self.num_train_timesteps > MAX_TIMESTEPS:
-            raise ValueError(f"num_train_timesteps is {self.num_train_timesteps}; "
-                             f"it must be at most {MAX_TIMESTEPS:,}")
+        for name, most in (("num_train_timesteps", MAX_TIMESTEPS), ("batch_size", MAX_BATCH)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at most {most:,}")
         schedule = self.make_schedule()
         learning_rate(self.lr_schedule, 1, 1, self.lr)
         check_prediction_type(self.prediction_type)

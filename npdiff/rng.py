@@ -6,6 +6,8 @@ a checkpoint, or on another backend. No state of a generator has to be saved.
 
 import numpy as np
 
+from npdiff.schedule import whole
+
 STREAMS = ("init", "train", "sample", "data", "gradcheck")  # append only: the position is in the address
 
 
@@ -22,8 +24,8 @@ def generator(seed, stream, step=0):
     if stream not in STREAMS:
         raise ValueError(f"stream is {stream!r}; it must be one of {', '.join(STREAMS)}")
     for name, value in (("seed", seed), ("step", step)):
-        if not 0 <= value < 2**64:
-            raise ValueError(f"{name} is {value}; it must lie in 0..2^64-1")
+        if whole(value) is None or not 0 <= value < 2**64:
+            raise ValueError(f"{name} is {value!r}; it must be an integer in 0..2^64-1")
     key = np.array([seed, STREAMS.index(stream)], np.uint64)
     counter = np.array([0, 0, 0, step], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

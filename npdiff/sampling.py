@@ -7,8 +7,10 @@ import numpy as np
 
 from npdiff.data import load_data
 from npdiff.diffusion import q_sample
+from npdiff.models.checks import check_types
 from npdiff.rng import generator
 from npdiff.samplers import SAMPLERS, check_variance, guided, time_pairs, to_x0_eps
+from npdiff.schedule import whole
 
 MOST_NUMBERS = 2**30        # in one draw of samples: with the noise, some 16 GB
 ALL_NOISE, START = 1e-5, 1e-3       # values of alpha_bar, see Sampling.jumps
@@ -27,6 +29,7 @@ class Sampling:
     start: str = "noise"                # noise: start at N(0, I). data: start at fresh data with noise added
 
     def __post_init__(self):
+        check_types(self)
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
         if self.variance is not None:
@@ -38,10 +41,8 @@ class Sampling:
             raise ValueError(f"eta is {self.eta}; it must lie in [0, 1]")
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta is {self.eta}; it is for the sampler ddim, not for {self.sampler}")
-        if self.clip is not None and not 0 < self.clip < math.inf:
+        if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip}; it must be a positive number")
-        if not math.isfinite(self.guidance):
-            raise ValueError(f"guidance is {self.guidance}; it must be a finite number")
         if self.start not in ("noise", "data"):
             raise ValueError(f"start is {self.start!r}; it must be noise or data")
 
@@ -79,9 +80,7 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sam
     are independent sets. labels (n,) are what a conditional network is asked for. x0 (n, ...) is the data to
     start from, where start is "data". Raises ValueError for values out of range.
     """
-    most = MOST_NUMBERS // math.prod(recipe.model.data_shape)
-    if not 1 <= n <= most:
-        raise ValueError(f"n is {n:,}; it must be at least 1, and at most {most:,} in one draw")
+    n = check_n(recipe, n)
     if sampling.guidance != 1 and not recipe.conditional:
         raise ValueError(f"guidance is {sampling.guidance}; {recipe.name} takes no labels, so it must be 1")
     shape = (n, *recipe.model.data_shape)
@@ -105,8 +104,19 @@ def sample(denoiser, backend, recipe, n, seed, draw=0, labels=None, sampling=Sam
     return ((t, x * 1.0) for t, x in chain)         # a copy: the caller may change it, and the chain goes on
 
 
+def check_n(recipe, n):
+    """n as a Python int. Raises ValueError unless it is an integer from 1 to what memory may hold."""
+    most = MOST_NUMBERS // math.prod(recipe.model.data_shape)
+    if whole(n) is None:
+        raise ValueError(f"n is {n!r}; it must be an integer")
+    if not 1 <= n <= most:
+        raise ValueError(f"n is {n:,}; it must be at least 1, and at most {most:,} in one draw")
+    return whole(n)
+
+
 def labels_in_turn(recipe, n):
     """What a conditional recipe is asked for: the classes in turn, integers (n,). None for other recipes."""
+    n = check_n(recipe, n)
     return np.arange(n) % recipe.model.classes if recipe.conditional else None
 
 

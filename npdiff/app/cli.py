@@ -119,9 +119,12 @@ def sentence_of(box):
     lines = [line.strip("│| ") for line in box.splitlines()[1:]]
     text = "\n".join("" if set(line) <= set("─- ╰╯") else line for line in lines).strip()
     first, _, rest = text.partition("\n\n")
-    suggested = re.search(r"Perhaps you meant:\s+(--\S+)", rest)
-    meant = f"; perhaps you meant {suggested[1]}" if suggested else ""
-    return f"{' '.join(first.split())}{meant}; see npdiff --help"
+    first = re.sub(r"Error parsing \S*dummy\S*: ", "", " ".join(first.split()))
+    given = re.findall(r"--[\w.-]+", first)
+    _, _, suggested = rest.partition("Perhaps you meant:")
+    others = [flag for flag in re.findall(r"^--[\w.-]+", suggested, re.MULTILINE) if flag not in given]
+    others.sort(key=lambda flag: not flag.startswith(tuple(given)))        # --step begins --steps
+    return f"{first}{f'; perhaps you meant {others[0]}' if others else ''}; see npdiff --help"
 
 
 def main(argv=None):
@@ -144,19 +147,23 @@ def main(argv=None):
 class Outlet:
     """Within, what is printed to sys.stdout or sys.stderr never stops the work.
 
-    Characters that the terminal cannot show become escapes. Where the reader goes away, the rest is dropped.
+    Characters that the terminal cannot show become escapes. Where nothing can be written any more, the rest
+    is dropped; unless only the reader went away, the end of the work raises the OSError that said so.
     """
 
     def __init__(self, name):
-        self.name = name
+        self.name, self.lost = name, None
 
     def __enter__(self):
-        self.stream = getattr(sys, self.name)
+        self.user = getattr(sys, self.name)                 # None where the caller has closed it
+        self.stream = self.user or open(os.devnull, "w")
         setattr(sys, self.name, self)
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, *error):
         self.flush()
-        setattr(sys, self.name, self.stream)
+        setattr(sys, self.name, self.user)
+        if self.lost and not kind:
+            raise self.lost
 
     def __getattr__(self, name):
         return getattr(self.stream, name)
@@ -164,16 +171,18 @@ class Outlet:
     def write(self, text):
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         shown = text.encode(encoding, "backslashreplace").decode(encoding)
-        return self.ignoring_the_pipe(self.stream.write, shown)
+        return self.whatever_happens(self.stream.write, shown)
 
     def flush(self):
-        self.ignoring_the_pipe(self.stream.flush)
+        self.whatever_happens(self.stream.flush)
 
-    def ignoring_the_pipe(self, function, *arguments):
-        """Call the function. From the first broken pipe on, the stream leads to nowhere."""
+    def whatever_happens(self, function, *arguments):
+        """Call the function. From the first error on, the stream leads to nowhere."""
         try:
             return function(*arguments)
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.lost = OSError(f"{self.name}: {error.strerror}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 

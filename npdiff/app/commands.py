@@ -73,7 +73,7 @@ class Train:
 
     def resumed(self, backend):
         """The run to go on with. Raises ValueError where a flag does not fit it."""
-        path = self.out or Path("runs") / self.recipe
+        path = (self.out or Path("runs") / self.recipe).expanduser()
         run = open_run(path, backend, self.data)
         if run.recipe.name != self.recipe:
             raise ValueError(f"{path} is a run of {run.recipe.name}, not of {self.recipe}")
@@ -121,7 +121,9 @@ class Pictures:
 
     def run(self):
         from npdiff.app.pictures import draw_pictures
-        print_each(draw_pictures(open_run(self.run_dir, backend_of(self), self.data), self.quiet))
+        run = open_run(self.run_dir, backend_of(self), self.data)
+        run.dataset()                       # missing or other data is an error before the first picture
+        print_each(draw_pictures(run, self.quiet))
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Sample:
     def run(self):
         from npdiff.app import figures, pictures
         run = open_run(self.run_dir, backend_of(self), self.data)
-        out = self.out or free_path(self.run_dir / "drawn.npz", ".png")
+        out = self.out.expanduser() if self.out else free_path(run.path / "drawn.npz", ".png")
         picture = out.with_suffix(".png")
         if out.suffix != ".npz":
             raise ValueError(f"--out is {out}; it must end in .npz")
@@ -244,7 +246,8 @@ class Compare:
             raise ValueError(f"--out is {self.out}; it names the picture of one recipe, "
                              f"and {len(recipes)} are compared")
         backends = [compare.load(spec, self.dtype, threads) for spec in specs]
-        outs = [self.out or free_path(Path("runs") / f"compare-{recipe.name}.png") for recipe in recipes]
+        outs = [self.out.expanduser() if self.out else free_path(Path("runs") / f"compare-{recipe.name}.png")
+                for recipe in recipes]
         check_free(*outs)
         print(f"each backend may use {threads} thread(s)")
         for spec, backend in zip(specs, backends, strict=True):

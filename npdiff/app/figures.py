@@ -7,6 +7,7 @@ user's own matplotlib settings change nothing here, and are left as they are.
 
 import io
 import os
+import sys
 from functools import wraps
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from npdiff.data.files import written_whole
 
 try:
     import matplotlib
-except ValueError:      # MPLBACKEND names a backend that is not installed; no picture here needs one
-    name = os.environ.pop("MPLBACKEND")
+except ValueError:      # the user's settings cannot be read, or name an unknown backend: without them
+    settings = {name: os.environ.pop(name, None) for name in ("MPLBACKEND", "MATPLOTLIBRC")}
+    os.environ["MATPLOTLIBRC"] = os.devnull
+    for module in [module for module in sys.modules if module.startswith("matplotlib")]:
+        del sys.modules[module]                     # what the failed import left
     import matplotlib
-    os.environ["MPLBACKEND"] = name
+    del os.environ["MATPLOTLIBRC"]
+    os.environ |= {name: value for name, value in settings.items() if value is not None}
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image

@@ -99,7 +99,8 @@ def training_loss(recipe, steps, losses):
         return f"training loss, mean of each epoch: {in_words(whole)}"
     rows = [(step, loss) for step, loss in zip(steps, losses, strict=True) if step > steps[-1] - 500]
     before = max([step for step in steps if step <= steps[-1] - 500], default=0)
-    label = f"training loss, last {steps[-1] - before} steps"
+    count = steps[-1] - before
+    label = f"training loss, last {count} steps" if count > 1 else "training loss, 1 step"
     return f"{label:34}{loss_in_words(float(np.mean([loss for _, loss in rows])), lowest_loss(recipe))}"
 
 

@@ -24,7 +24,8 @@ from npdiff.evaluation.likelihood import data_likelihood
 from npdiff.models import is_image
 from npdiff.recipes import fitted, get_recipe, varied
 from npdiff.rng import generator
-from npdiff.sampling import Sampling, labels_in_turn, sample
+from npdiff.sampling import Sampling, check_n, labels_in_turn, sample
+from npdiff.schedule import whole
 from npdiff.training import new_denoiser
 from npdiff.training import train as train_steps
 from npdiff.verify.oracle import oracle_of
@@ -58,23 +59,25 @@ def new_run(recipe, backend, out=None, data=None, seed=0):
     """An untrained Run of the recipe, in a new directory."""
     dataset = load_data(recipe.data, data)
     recipe = fitted(recipe, dataset)
-    config = RunConfig(recipe, seed, data_record(dataset, data), [])
-    denoiser = new_denoiser(backend, recipe, seed)
+    denoiser = new_denoiser(backend, recipe, seed)                  # refuses other seeds
+    config = RunConfig(recipe, int(seed), data_record(dataset, data), [])
     path = None
     if backend.writes:
-        path = checkpoint.create_run(out or free_path(Path("runs") / recipe.name), config)
+        out = Path(out).expanduser() if out else free_path(Path("runs") / recipe.name)
+        path = checkpoint.create_run(out, config)
     return Run(path, config, backend, denoiser)
 
 
 def open_run(path, backend, data=None):
     """The Run in a directory, for this backend."""
+    path = Path(path).expanduser()
     config = checkpoint.load_config(path)
     state = checkpoint.load_checkpoint(path)
     if data is not None:
         config = config._replace(data=config.data | {"path": str(data)})
     denoiser = new_denoiser(backend, config.recipe, config.seed)
     denoiser.load(state)
-    run = Run(Path(path), config, backend, denoiser)
+    run = Run(path, config, backend, denoiser)
     if data is not None:
         run.dataset()                           # refuses other data
     return run
@@ -155,12 +158,15 @@ class Run:
         """Draw n samples: an array (n, ...).
 
         n is 512 points or 64 images unless given. label is the class to draw, all in turn unless given.
-        sampling are fields of npdiff.sampling.Sampling, the recipe's unless given.
+        sampling are fields of npdiff.sampling.Sampling, the recipe's unless given. Raises ValueError for
+        wrong values, and for samples that are not finite.
         """
         n = n if n is not None else 64 if is_image(self.recipe.model) else 512
         sampling = Sampling.of(self.recipe, **sampling)
         walk = self.chain(n, self.labels(n, label), sampling, seed)
-        *_, (_, x) = progress(walk, self.stops(sampling), "sampling", quiet)
+        with np.errstate(all="ignore"):
+            *_, (_, x) = progress(walk, self.stops(sampling), "sampling", quiet)
+        metrics.check_finite(x)
         return self.in_units(x)
 
     def labels(self, n, label=None):
@@ -169,9 +175,9 @@ class Run:
             return labels_in_turn(self.recipe, n)
         if not self.recipe.conditional:
             raise ValueError(f"label is {label}; {self.recipe.name} takes no labels")
-        if not 0 <= label < self.recipe.model.classes:
-            raise ValueError(f"label is {label}; it must lie in 0..{self.recipe.model.classes - 1}")
-        return np.full(n, label)
+        if whole(label) is None or not 0 <= label < self.recipe.model.classes:
+            raise ValueError(f"label is {label}; it must be an integer in 0..{self.recipe.model.classes - 1}")
+        return np.full(check_n(self.recipe, n), whole(label))
 
     def chain(self, n, labels, sampling, seed=0, draw=0):
         """The walk from noise to n samples: yields (t, x), x (n, ...) NumPy, on the network's scale."""
@@ -224,7 +230,8 @@ class Run:
         walk = (stop for draw in range(draws)
                 for stop in self.chain(n, labels, sampling, seed, FRESH + draw))
         walk = progress(walk, draws * self.stops(sampling), "sampling", quiet)
-        samples = [x.astype(np.float64) for t, x in walk if t == 0]
+        with np.errstate(all="ignore"):
+            samples = [x.astype(np.float64) for t, x in walk if t == 0]
         metrics.check_finite(np.concatenate(samples))
         if not image:
             fresh = [self.fresh_data(n, seed, k) for k in range(FRESH)]

@@ -1,6 +1,7 @@
 """Data sets: draws of clean data x_0, with labels where the data has them."""
 
 from functools import lru_cache
+from os import PathLike
 
 import numpy as np
 
@@ -57,6 +58,9 @@ def load_data(name, directory=None):
     """
     if name not in DATA:
         raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATA)}")
+    if directory is not None and not isinstance(directory, str | PathLike):
+        raise ValueError(f"data is of type {type(directory).__name__}; it must be the path of a file or "
+                         "folder: numpy.save writes an array to one")
     return load_version(name, directory, version(name, directory))
 
 

@@ -167,12 +167,13 @@ def folder_of(path):
 def find(directory, name):
     """The path of the file `name`, gzipped or plain, in a directory.
 
-    Where it is not there, these are tried: `name` with a dot, as in train-images.idx3-ubyte; the folder
-    FashionMNIST/raw, which a loader makes; a folder of the file's own name, which some unpackers make. Raises
-    FileNotFoundError for none, ValueError for several that differ.
+    Where it is not there, these are tried: `name` with a dot, as in train-images.idx3-ubyte; the folders raw
+    and FashionMNIST/raw, which a loader makes; a folder of the file's own name, which some unpackers make.
+    Raises FileNotFoundError for none, ValueError for several that differ.
     """
     names = name, name.replace("-idx", ".idx")
-    places = [directory / folder / file for folder in ("", "FashionMNIST/raw", *names) for file in names]
+    places = [directory / folder / file for folder in ("", "raw", "FashionMNIST/raw", *names)
+              for file in names]
     found = [path for path in map(either, places) if path]
     if not found:
         raise FileNotFoundError(f"{directory}: {what_is_there(directory, name)}")

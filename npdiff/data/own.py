@@ -23,19 +23,22 @@ def load_points(path):
     path = given(path, "points.npy")
     array = read_npy(path)
     with naming(path):
-        if array.ndim != 2 or array.dtype.kind not in "iuf":
+        if array.ndim != 2 or array.dtype.kind not in "iuf" or not array.shape[1]:
             raise ValueError(f"it holds {in_words(array)}; points are numbers (N, D), a row for each point")
         check_count(array)
         points = array.astype(np.float64)                                               # (N, D)
         if not np.isfinite(points).all():
             row = int(np.argmin(np.isfinite(points).all(1)))
             raise ValueError(f"row {row} holds nan or inf; every number must be finite")
+        same = (points == points[0]).all(0)                                             # (D,)
+        if same.any():
+            raise ValueError(f"coordinate {int(np.argmax(same))} is the same in all points; leave it out")
         with np.errstate(over="ignore", invalid="ignore"):
             shift, scale = points.mean(0), points.std(0)                                # (D,), (D,)
-        if not scale.all():
-            raise ValueError(f"coordinate {int(np.argmin(scale))} is the same in all points; leave it out")
         if not np.isfinite(scale).all():
             raise ValueError("its numbers are too large: their squares overflow")
+        if not scale.all():
+            raise ValueError("its numbers are too small: the squares of their differences are zero")
     return from_rows((points - shift) / scale, None, digest(array), shift, scale)
 
 
@@ -100,6 +103,8 @@ def read_npy(path):
             return np.load(file, allow_pickle=False)
         except (EOFError, SyntaxError, TypeError) as error:     # what NumPy raises for a spoilt header
             raise ValueError(f"it is damaged ({error})") from None
+        except MemoryError as error:
+            raise ValueError(f"it is damaged, or too large for this machine ({error})") from None
 
 
 def read_pngs(folder):
@@ -108,9 +113,10 @@ def read_pngs(folder):
     C is 1 if all are grey, else 3. Raises ValueError, with the name of the file, unless all have one size.
     """
     from PIL import Image  # Pillow comes with matplotlib
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png")
+    names = sorted(path.name for path in folder.iterdir())
+    paths = [folder / name for name in names if name.lower().endswith(".png") and not name.startswith(".")]
     if not paths:
-        raise ValueError(f"{folder}: it holds no .png file")
+        raise ValueError(f"{folder}: it holds no .png file; it holds {', '.join(names[:5]) or 'nothing'}")
     images = []
     for path in paths:
         with naming(path):
@@ -146,7 +152,7 @@ def check_images(array):
     N, H, W, C = images.shape
     if C not in (1, 3):
         raise ValueError(f"it holds {in_words(array)}; {needed}")
-    if H != W:
+    if not H or H != W:
         raise ValueError(f"its images have {H} x {W} pixels; they must be square: cut or pad them")
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))                           # (N, C, H, W)
 

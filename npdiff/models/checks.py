@@ -7,6 +7,9 @@ from typing import get_args, get_origin, get_type_hints
 
 from npdiff.schedule import whole
 
+WORDS = {int: "an integer", float: "a finite number", str: "text", bool: "True or False", NoneType: "None",
+         tuple[int, ...]: "a list of integers"}
+
 
 def check_types(config):
     """Raise ValueError unless each field of a dataclass holds what its annotation says.
@@ -17,7 +20,7 @@ def check_types(config):
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if (taken := of_kind(value, kind)) is None and (value is not None or NoneType not in get_args(kind)):
-            raise ValueError(f"{name} is {value!r}; it must be {getattr(kind, '__name__', kind)}")
+            raise ValueError(f"{name} is {value!r}; it must be {in_words(kind)}")
         object.__setattr__(config, name, taken)
 
 
@@ -35,6 +38,12 @@ def of_kind(value, kind):
         number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         return float(value) if number else None
     return value if isinstance(value, kind) else None
+
+
+def in_words(kind):
+    """What an annotation asks for."""
+    either = " or ".join(map(in_words, get_args(kind))) if get_origin(kind) is UnionType else None
+    return WORDS.get(kind) or either or f"a {kind.__module__}.{kind.__name__}"
 
 
 def check_at_least(config, smallest, *names):

@@ -84,10 +84,10 @@ def check_shapes(gradient, exact):
 
 
 def ratio(error, size):
-    """error / size, a float. 0 / 0 is 0, and error / 0 is inf. A nan becomes inf, because every comparison
-    with nan is false.
+    """error / size, a float. 0 / 0 is 0, and error / 0 is inf. A nan or a norm that overflows becomes inf,
+    because every comparison with nan is false.
     """
-    if np.isnan(error) or error > 0 and size == 0:
+    if not np.isfinite(error) or not np.isfinite(size) or error > 0 and size == 0:
         return np.inf
     return float(error / size) if size > 0 else 0.0
 
@@ -118,8 +118,11 @@ def check_gradients(forward, backward, inputs, rng, derivative=complex_step, dat
                          "only floats can be differentiated")
 
     def run(**changed):
-        return forward(**{name: x.copy() if isinstance(x, np.ndarray) else x
-                          for name, x in (inputs | changed).items()})
+        answer = forward(**{name: x.copy() if isinstance(x, np.ndarray) else x
+                            for name, x in (inputs | changed).items()})
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise ValueError(f"the forward returns {type(answer).__name__}; it must return (y, cache)")
+        return answer
 
     y, cache = run()
     y = np.array(y)                     # a copy: the backward may write into what the forward made

@@ -15,6 +15,7 @@ from matplotlib.image import imread
 import npdiff
 from npdiff.app.cli import main
 from npdiff.app.pictures import SHOWN
+from npdiff.app.report import training_loss
 from npdiff.app.run import held_back_interrupt, new_run
 from npdiff.backends.numpy import NumpyBackend
 from npdiff.models import mlp
@@ -72,19 +73,80 @@ def test_the_rest_is_found_by_completion_and_imported_when_used():
 def test_wrong_fields_are_refused_in_words(tmp_path):
     for fields, message in [
         ({"widht": 3}, "widht: not known; the fields of a recipe are name, data"),
-        ({"steps": 10.5}, "steps is 10.5; it must be int"),
-        ({"steps": True}, "steps is True; it must be int"),
-        ({"batch_size": 2.5}, "batch_size is 2.5; it must be int"),
-        ({"lr": float("nan")}, "lr is nan; it must be float"),
+        ({"steps": 10.5}, "steps is 10.5; it must be an integer"),
+        ({"steps": True}, "steps is True; it must be an integer"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; it must be an integer"),
+        ({"lr": float("nan")}, "lr is nan; it must be a finite number"),
         ({"model": None}, "model is None"),
-        ({"schedule": 3}, "schedule is 3; it must be str"),
+        ({"schedule": 3}, "schedule is 3; it must be text"),
         ({"num_train_timesteps": 99_999_999_999}, "num_train_timesteps is 99999999999; it must be at most"),
         ({"sampling_steps": 201}, "sampling_steps is 201; it must lie in 1..200"),
         ({"sampler": "magic"}, "sampler is 'magic'"),
+        ({"hidden": 8}, "hidden is 8; it must be a list of integers"),
+        ({"sampling_steps": "5"}, "sampling_steps is '5'; it must be an integer or None"),
+        ({"batch_size": 10**11}, "batch_size is 100000000000; it must be at most 1,000,000"),
+        ({"seed": 1.5}, "seed is 1.5; it must be an integer"),
+        ({"seed": "0"}, "seed is '0'; it must be an integer"),
+        ({"seed": True}, "seed is True; it must be an integer"),
+        ({"seed": None}, "seed is None; it must be an integer"),
+        ({"data": np.zeros((5, 2))}, "data is of type ndarray; it must be the path"),
     ]:
         with pytest.raises(ValueError, match=message):
             npdiff.train("moons", out=tmp_path / "run", **fields)
     assert not (tmp_path / "run").exists()
+
+
+def test_any_integer_is_a_seed_and_a_number_of_samples(tmp_path):
+    run = npdiff.train("moons", out=tmp_path / "run", seed=np.int64(3), **SMALL | {"steps": np.int16(2)})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 3
+    assert npdiff.load(tmp_path / "run").sample(np.int64(5), steps=np.int8(3), quiet=True).shape == (5, 2)
+    for n in (5.0, "5", True, [5]):
+        with pytest.raises(ValueError, match="n is .*; it must be an integer"):
+            run.sample(n, quiet=True)
+        with pytest.raises(ValueError, match="n is .*; it must be an integer"):
+            run.evaluate(n, quiet=True)
+    for settings, message in [
+        ({"sampler": ["ddim"]}, "sampler is .*; it must be text"),
+        ({"steps": 2.5}, "steps is 2.5; it must be an integer or None"),
+        ({"sampler": "ddim", "eta": "a"}, "eta is 'a'; it must be a finite number"),
+        ({"clip": "1"}, "clip is '1'; it must be a finite number or None"),
+        ({"guidance": None}, "guidance is None; it must be a finite number"),
+        ({"seed": 1.5}, "seed is 1.5; it must be an integer"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run.sample(4, quiet=True, **settings)
+
+
+def test_labels_are_integers_and_samples_are_finite(tmp_path, capsys):
+    tiny = {"widths": (4, 8), "groups": 2, "heads": 2, "time_dim": 4, "embedding_dim": 4, "batch_size": 2}
+    run = npdiff.train("shapes", out=tmp_path / "run", steps=1, quiet=True, **tiny)
+    for label in (True, 1.5, "1", [1, 2], np.array([1, 2])):
+        with pytest.raises(ValueError, match="label is .*; it must be an integer in 0..7"):
+            run.sample(2, label=label, quiet=True)
+    with pytest.raises(ValueError, match="2 of 2 samples hold nan or inf"):
+        run.sample(2, guidance=1e300, sampler="ddim", steps=2, quiet=True)
+    with pytest.raises(SystemExit):
+        main(["sample", str(tmp_path / "run"), "--guidance", "1e300", "--steps", "2", "--n", "2", "--quiet"])
+    assert "Warning" not in capsys.readouterr().err and not list((tmp_path / "run").glob("drawn*"))
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    npdiff.train("moons", "~/run", **SMALL)
+    assert npdiff.load("~/run").denoiser.step == 40
+    main(["sample", "~/run", "--steps", "3", "--n", "4", "--out=~/x.npz", "--quiet"])
+    main(["sample", "~/run", "--steps", "3", "--n", "4", "--quiet"])
+    assert (tmp_path / "home" / "x.npz").is_file() and (tmp_path / "home/run/drawn.npz").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_pictures_ask_for_the_data_before_the_first_is_drawn(tmp_path, spiral, capsys):
+    npdiff.train("points", tmp_path / "run", spiral, **SMALL)
+    spiral.rename(tmp_path / "moved.npy")
+    with pytest.raises(SystemExit):
+        main(["pictures", str(tmp_path / "run")])
+    assert "no such file" in capsys.readouterr().err and not list((tmp_path / "run").glob("*.png"))
 
 
 def test_own_points_come_back_in_their_units(tmp_path, spiral):
@@ -186,3 +248,8 @@ def test_the_filmstrip_of_the_lab():
     from 0, begins at 299 and shows the same t after that.
     """
     assert [round(share * 300) for share in SHOWN] == [300, 200, 120, 60, 20, 0]
+
+
+def test_the_loss_of_one_step_is_called_that():
+    assert training_loss(MOONS, [1], [0.5]).startswith("training loss, 1 step  ")
+    assert training_loss(MOONS, [2], [0.5]).startswith("training loss, last 2 steps  ")

@@ -32,8 +32,9 @@ def test_version(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_backend_for_windows_that_is_not_installed_stops_no_picture(tmp_path):
-    settings = {"MPLBACKEND": "module://matplotlib_inline.backend_that_is_not_there"}
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_that_is_not_there", "nonsense", ""])
+def test_a_backend_for_windows_that_is_not_installed_stops_no_picture(tmp_path, backend):
+    settings = {"MPLBACKEND": backend}
     done = npdiff_command(*TRAIN, "--out", "run", cwd=tmp_path, settings=settings)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "samples.gif").stat().st_size > 5000
@@ -61,6 +62,31 @@ def test_a_reader_that_goes_away_ends_no_training(tmp_path):
     assert (tmp_path / "run" / "samples.gif").exists()
 
 
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_a_closed_output_ends_no_training(tmp_path, closed):
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "npdiff", *TRAIN, "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
+    assert (tmp_path / "run" / "samples.gif").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is needed")
+def test_a_full_disk_ends_no_training_but_is_said(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = npdiff_command(*TRAIN, "--out", "run", "--quiet", cwd=tmp_path, stdout=full)
+    assert (tmp_path / "run" / "samples.gif").exists()
+    assert done.returncode == 2 and done.stderr == "error: stdout: No space left on device\n"
+
+
+def test_matplotlib_settings_that_cannot_be_read_stop_no_picture(tmp_path):
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "matplotlibrc").write_bytes(b"\xff\xfe\0")
+    settings = {"MPLCONFIGDIR": str(tmp_path / "settings")}
+    done = npdiff_command(*TRAIN, "--out", "run", cwd=tmp_path, settings=settings)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "samples.gif").exists()
+
+
 def test_a_listing_whose_reader_goes_away_ends_quietly(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
@@ -76,6 +102,18 @@ def test_a_wrong_flag_is_one_line_with_a_suggestion_in_any_encoding(tmp_path, en
     assert done.returncode == 2
     said = "error: Unrecognized options: --stps, 3; perhaps you meant --steps; see npdiff --help\n"
     assert done.stderr == said
+
+
+@pytest.mark.parametrize("arguments, said", [
+    ("train moons --step 3", "Unrecognized options: --step, 3; perhaps you meant --steps"),
+    ("--quiet train moons", "Unrecognized or misplaced options: --quiet (applied to npdiff)"),
+    ("train moons --model.hidden", "hidden is (); it must hold at least one number, each at least 1"),
+    ("train moons --model.max-period 0", "max_period is 0.0; it must be a positive number"),
+])
+def test_a_wrong_flag_is_said_in_plain_words(capsys, arguments, said):
+    with pytest.raises(SystemExit):
+        main(arguments.split())
+    assert capsys.readouterr().err == f"error: {said}; see npdiff --help\n"
 
 
 def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path):

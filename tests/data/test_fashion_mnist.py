@@ -383,6 +383,7 @@ PLACES = {
     "dots": lambda name: DOTTED[name],
     "dots, packed": lambda name: f"{DOTTED[name]}.gz",
     "a loader's folders": lambda name: f"FashionMNIST/raw/{name}",
+    "the second of them": lambda name: f"raw/{name}",
     "a loader's folders, packed": lambda name: f"FashionMNIST/raw/{name}.gz",
     "a folder of the file's own name": lambda name: f"{name}/{name}",
     "such a folder, with dots": lambda name: f"{DOTTED[name]}/{DOTTED[name]}",

@@ -121,6 +121,12 @@ def cut(path):
     return path
 
 
+def promising_too_much(path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (99999999999, 99), }".ljust(117) + b"\n"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+    return path
+
+
 def pickled(path):
     np.save(path.with_suffix(".npy"), np.array([{}, 1], object), allow_pickle=True)
     return path.with_suffix(".npy")
@@ -143,7 +149,14 @@ CLEAR = np.zeros((4, 4, 4), np.uint8)
     ("points", file_of(np.zeros((0, 2))), "it holds 0 of them; at least 2 are needed"),
     ("points", file_of(np.array([[0, 1], [1, np.nan], [np.inf, 0]])), "row 1 holds nan or inf"),
     ("points", file_of(np.array([[0, 1.0], [1, 1.0], [2, 1.0]])), "coordinate 1 is the same in all points"),
+    ("points", file_of(np.array([[0, 0.1]] + 49 * [[1, 0.1]])), "coordinate 1 is the same in all points"),
     ("points", file_of(np.array([[0, 1e300], [1, -1e300], [2, 0]])), "too large"),
+    ("points", file_of(np.array([[0, 1e-300], [1, -1e-300], [2, 0]])), "too small"),
+    ("points", file_of(np.zeros((4, 0))), r"it holds float64 \(4, 0\); points are numbers"),
+    ("points", promising_too_much, "x: it is damaged, or too large for this machine"),
+    ("images", file_of(np.zeros((4, 0, 0), np.uint8)), "x.npy: its images have 0 x 0 pixels"),
+    ("images", lambda path: file_of(np.zeros((4, 8, 8), np.uint8))(path).parent,
+     "it holds no .png file; it holds x.npy"),
     ("images", file_of(np.zeros((4, 8, 8))), r"it holds float64 \(4, 8, 8\); images are bytes"),
     ("images", file_of(np.zeros((4, 8, 8, 4), np.uint8)), "C = 1 or 3"),
     ("images", file_of(np.zeros((4, 8, 6), np.uint8)), "8 x 6 pixels; they must be square"),
@@ -157,6 +170,13 @@ CLEAR = np.zeros((4, 4, 4), np.uint8)
 def test_what_cannot_be_used_is_named(tmp_path, name, make, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_data(name, make(tmp_path / "x"))
+
+
+def test_a_hidden_file_is_no_image(tmp_path):
+    for name in ("a.png", "b.PNG"):
+        png(tmp_path / name, GREY)
+    (tmp_path / "._a.png").write_bytes(b"some systems write these")
+    assert load_data("images", tmp_path).data_shape == (1, 4, 4)
 
 
 def test_a_file_that_is_no_png_is_named(tmp_path):

@@ -14,11 +14,11 @@ from npdiff.models import mlp
     [
         ({"hidden": ()}, "hidden is"),
         ({"hidden": (0,)}, "hidden is"),
-        ({"hidden": (64.5,)}, r"hidden is \(64\.5,\); it must be tuple"),
+        ({"hidden": (64.5,)}, r"hidden is \(64\.5,\); it must be a list of integers"),
         ({"hidden": (True,)}, "hidden is"),
         ({"hidden": 64}, "hidden is 64"),
         ({"hidden": "64"}, "hidden is '64'"),
-        ({"time_dim": 4.0}, "time_dim is 4.0; it must be int"),
+        ({"time_dim": 4.0}, "time_dim is 4.0; it must be an integer"),
         ({"time_dim": True}, "time_dim is True"),
         ({"data_dim": "2"}, "data_dim is '2'"),
         ({"data_dim": None}, "data_dim is None"),

@@ -262,6 +262,20 @@ def test_errors_of_nothing_and_of_nan():
     assert tensor_error(np.full(3, np.nan), zero, 1.0) == np.inf
 
 
+def test_a_norm_that_overflows_is_an_error():
+    with np.errstate(all="ignore"):
+        assert tensor_error(np.full(3, 2e200), np.full(3, 1e200)) == np.inf
+        assert tensor_error(np.full(3, np.inf), np.full(3, np.inf)) == np.inf
+
+
+@pytest.mark.parametrize("forward", [lambda x: x * 2, lambda x: None, lambda x: (x, x, x)])
+def test_a_forward_returns_a_pair(forward):
+    """x has two rows: unpacked, they would be y and cache."""
+    with pytest.raises(ValueError, match=r"the forward returns \w+; it must return \(y, cache\)"):
+        check_gradients(forward, lambda dy, cache: {"x": 2 * dy}, {"x": np.ones((2, 3))},
+                        np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("error", [tensor_error, element_error])
 def test_errors_of_unequal_shapes_are_refused(error):
     with pytest.raises(ValueError, match=r"shape \(3, 1\), the exact one \(3,\)"):
