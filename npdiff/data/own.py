@@ -5,6 +5,7 @@ folder are taken in the order of their names.
 """
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,8 @@ def load_images(path):
     labels = None
     if (folder / "labels.npy").is_file():
         with naming(folder / "labels.npy"):
+            if path.is_dir():
+                check_order(folder)
             labels = check_labels(read_npy(folder / "labels.npy"), len(images))
     return from_rows(images, labels, digest(images, labels), 127.5, 127.5)
 
@@ -166,7 +169,20 @@ def check_labels(labels, N):
     if labels.max() >= N:
         raise ValueError(f"label {int(labels.argmax())} is {labels.max()}; "
                          f"for {N} images, labels must lie in 0..{N - 1}")
+    counts = np.bincount(labels.astype(np.int64))
+    if not counts.all():
+        raise ValueError(f"no image has the label {int(counts.argmin())}; "
+                         "number the classes 0, 1, ... without gaps")
     return labels.astype(np.int64)
+
+
+def check_order(folder):
+    """Raise ValueError if the order of the PNGs' names is not that of the numbers in them."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".png")
+    by_number = sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+    if wrong := [pair for pair in zip(names, by_number, strict=True) if pair[0] != pair[1]]:
+        raise ValueError(f"which image has which label? By name {wrong[0][0]} comes where by number "
+                         f"{wrong[0][1]} does; give all numbers the same length, as in 007.png")
 
 
 def check_count(rows):

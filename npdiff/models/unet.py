@@ -82,7 +82,8 @@ class Config:
         multiple = 2 ** (self.levels - 1)
         if self.size % multiple:
             raise ValueError(f"size is {self.size}; "
-                             f"with {self.levels} levels it must be a multiple of {multiple}")
+                             f"with {self.levels} levels it must be a multiple of {multiple}: "
+                             "pad or cut the images, or name fewer widths")
         if self.attention_levels > self.levels:
             raise ValueError(f"attention_levels is {self.attention_levels}; it must lie in 0..{self.levels}")
         for level, width in enumerate(self.widths, start=1):

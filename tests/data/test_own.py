@@ -191,12 +191,26 @@ def test_a_file_that_is_no_png_is_named(tmp_path):
     (np.zeros(2), "float64"),
     (np.array([0, -1]), "label 1 is -1"),
     (np.array([0, 7]), "label 1 is 7"),
+    (np.array([1, 1]), "no image has the label 0"),
 ])
 def test_labels_that_do_not_fit_are_named(tmp_path, labels, message):
     save(tmp_path / "images.npy", np.zeros((2, 4, 4), np.uint8))
     save(tmp_path / "labels.npy", labels)
     with pytest.raises(ValueError, match=f"labels.npy: .*{message}"):
         load_data("images", tmp_path / "images.npy")
+
+
+def test_labels_that_may_go_to_other_images_are_refused(tmp_path):
+    """By name 10.png comes before 2.png. Whoever numbered the labels may have meant either order."""
+    for k in range(11):
+        png(tmp_path / f"{k}.png", GREY)
+    assert load_data("images", tmp_path).class_names == ()
+    save(tmp_path / "labels.npy", np.arange(11) % 2)
+    with pytest.raises(ValueError, match="labels.npy: which image has which label.* 10.png comes where"):
+        load_data("images", tmp_path)
+    for k in range(10):
+        (tmp_path / f"{k}.png").rename(tmp_path / f"0{k}.png")
+    assert load_data("images", tmp_path).class_names == ("0", "1")
 
 
 def test_data_that_a_rule_draws_takes_no_files(tmp_path):
