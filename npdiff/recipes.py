@@ -20,7 +20,8 @@ class Recipe:
     name: str
     data: str                                           # a key of npdiff.data.DATA
     model: mlp.Config | convnet.Config | unet.Config    # the network's sizes
-    schedule: str                                       # a key of npdiff.schedule.SCHEDULES
+    # linear, rescaled_linear, scaled_linear, zero_snr_linear, cosine, sigmoid, karras or straight
+    schedule: str
     num_train_timesteps: int                            # T
     batch_size: int                                     # samples in each step
     steps: int                                          # training steps
@@ -28,7 +29,7 @@ class Recipe:
     lr_schedule: str = "constant"                       # constant or cosine
     ema_decay: float = 0.0                              # of the averaged weights, for sampling; 0: none
     label_dropout: float = 0.0                          # share of labels hidden in training, for guidance
-    prediction_type: str = "epsilon"                    # a key of npdiff.diffusion.PREDICTION_TYPES
+    prediction_type: str = "epsilon"                    # epsilon, sample, v_prediction, flow_prediction
     loss_weight: str = "simple"                         # simple, min_snr or vlb: what a timestep counts
     sampler: str = "ancestral"                          # how samples are drawn unless asked otherwise
     sampling_steps: int | None = None                   # jumps from noise to data; None: every timestep
@@ -120,8 +121,10 @@ RECIPES = {recipe.name: recipe for recipe in ALL}
 
 
 def get_recipe(name):
-    """The recipe called `name`. Raises ValueError if there is none."""
-    if name not in RECIPES:
+    """The recipe called `name`; a Recipe is returned as it is. Raises ValueError if there is none."""
+    if isinstance(name, Recipe):
+        return name
+    if not isinstance(name, str) or name not in RECIPES:
         raise ValueError(f"recipe is {name!r}; it must be one of {', '.join(RECIPES)}")
     return RECIPES[name]
 

@@ -165,7 +165,7 @@ def test_refusals_come_before_the_first_step(tiny):
         ({"n": 0}, "n is 0"),
         ({"sampling": Sampling(steps=10**6)}, "takes 1..200"),
         ({"seed": -1}, "seed is -1"),
-        ({"sampling": Sampling(guidance=2)}, "guidance is 2; moons takes no labels"),
+        ({"sampling": Sampling(guidance=2)}, "guidance is 2.0; moons takes no labels"),
     ]:
         with pytest.raises(ValueError, match=message):
             sample(denoiser, backend, recipe, **{"n": 2, "seed": 0} | wrong)

@@ -78,7 +78,7 @@ def with_fields(cls, fields):
 
 def named_recipe(words):
     """The recipe that a command line is about: that of the run it names or resumes, or that it names."""
-    names = [word for word in words[1:2] + words[2:] if word in RECIPES]
+    names = [word for word in words[1:] if word in RECIPES]
     runs = [word for word in words[1:] if (Path(word) / "config.json").is_file()]
     if words[:1] == ["train"] and "--resume" in words and names:
         runs = [word_after("--out", words, f"runs/{names[0]}")]

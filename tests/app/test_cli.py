@@ -22,6 +22,8 @@ from npdiff.app import pictures
 from npdiff.app.cli import main, parse
 from npdiff.app.commands import backend_of
 from npdiff.app.run import Run
+from npdiff.diffusion import LOSS_WEIGHTS, PREDICTION_TYPES
+from npdiff.schedule import SCHEDULES
 from npdiff.verify import compare
 
 PICTURES = ["filmstrip.png", "loss.png", "loss_by_t.png", "samples.gif", "samples.png", "schedule.png"]
@@ -397,6 +399,8 @@ def test_help_names_every_flag(command, capsys):
     assert stop.value.code == 0
     words = set(re.findall(r"[\w-]+", out))
     assert set(FLAGS[command].split()) <= words
+    if "--schedule" in out:
+        assert {*SCHEDULES, *PREDICTION_TYPES, *LOSS_WEIGHTS} <= set(re.findall(r"\w+", out))
 
 
 def test_the_options_of_a_backend_are_flags(monkeypatch, capsys):

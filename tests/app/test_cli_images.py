@@ -53,7 +53,7 @@ def test_evaluate(run, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["sample", "RUN", "--label", "8"], "label is 8; it must lie in 0..7"),
+        (["sample", "RUN", "--label", "8"], "label is 8; it must be an integer in 0..7"),
         (["sample", "RUN", "--n", "0"], "n is 0"),
         (["evaluate", "RUN", "--likelihood"], "likelihood is asked of shapes"),
         (["data", "imagenet"], "data set is 'imagenet'"),

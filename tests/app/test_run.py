@@ -39,6 +39,7 @@ def test_a_run_in_a_few_lines(tmp_path, capsys):
     assert run.recipe.model.hidden == (8, 8) and run.denoiser.step == 40
     x = run.sample(50, sampler="ddim", steps=5, quiet=True)
     assert x.shape == (50, 2) and x.dtype == np.float32
+    assert npdiff.train(run.recipe, out=tmp_path / "same", quiet=True).loss[-1] == run.loss[-1]
     numbers = run.evaluate(n=100, steps=5, likelihood=True, quiet=True)
     names = {"off_arcs", "energy_distance", "mean", "loss", "loss_floor", "loss_by_t", "log_likelihood"}
     assert names <= set(numbers)
