@@ -184,6 +184,7 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path, spiral, capsys):
     assert run.path == tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_own_images_with_labels(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "images.npy", rng.integers(0, 256, (20, 8, 8, 3), np.uint8))

@@ -150,6 +150,7 @@ def test_quiet_prints_what_is_written_and_what_is_wrong(tmp_path, monkeypatch, c
     assert "leaves signal in x_T" in printed.out
 
 
+@pytest.mark.slow
 def test_pictures_can_be_drawn_later(run, capsys):
     assert not list(run.glob("*.png"))
     main(["pictures", "run", "--quiet"])

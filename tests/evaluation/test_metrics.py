@@ -80,6 +80,7 @@ class OffBy:
         return self.best(x, t) + self.constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prediction_type, loss_weight",
     [("epsilon", "simple"), ("v_prediction", "simple"), ("sample", "min_snr"), ("flow_prediction", "vlb")],

@@ -21,7 +21,7 @@ from example_scripts import ALPHA_BAR, FASHION_MNIST, FILES, NO_FLAGS, SCRIPTS, 
 from npdiff.data.fashion_mnist import CLASS_NAMES
 from npdiff.rng import generator
 
-QUICK = "05"                                                # scripts from this number on take longer
+QUICK = "04"                                                # scripts from this number on take longer
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name >= QUICK))
          for name in SCRIPTS if name < "10"]                # the others are in test_examples_samplers.py
 
@@ -145,6 +145,7 @@ def test_one_point_is_the_sum_of_signal_and_noise(tmp_path, wanted):
     assert len(clouds) == 4 and all(len(curves(axes)["$x_t$"].get_xdata()) == 3 for axes in clouds)
 
 
+@pytest.mark.slow
 def test_one_leap_is_an_average_and_the_chain_is_not(run):
     numbers, _, _ = run("04_blunder")
     leap, chain = "one leap from t = 200", "the whole chain"
@@ -154,6 +155,7 @@ def test_one_leap_is_an_average_and_the_chain_is_not(run):
     assert (abs(numbers["std"][chain] - (1.30, 0.74)) < 0.15).all()         # the data's own
 
 
+@pytest.mark.slow
 def test_the_blunder_is_drawn_beside_the_chain(run):
     numbers, _, _ = run("04_blunder")
     drawn = panels(numbers["figure"])

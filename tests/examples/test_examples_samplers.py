@@ -293,8 +293,8 @@ def test_losses_of_two_schedules_do_not_compare(run):
     assert floors["rescaled_linear"] < floors["cosine"] - 0.1
     assert losses["rescaled_linear"][-20:].mean() < losses["cosine"][-20:].mean() - 0.1
     distance = numbers["distance"]
-    assert distance["cosine", "unclipped"] > 5 * distance["cosine", "DDIM"]
-    assert distance["linear", "unclipped"] == pytest.approx(distance["linear", "DDIM"], rel=0.1)
+    assert distance["cosine", "from T"] > 5 * distance["cosine", "DDIM"]
+    assert distance["linear", "from T"] == pytest.approx(distance["linear", "DDIM"], rel=0.1)
 
 
 @pytest.mark.slow
@@ -382,7 +382,7 @@ def test_guidance_draws_each_class_with_its_own_marker(run):
 
 @pytest.mark.slow
 def test_guidance_of_a_trained_run(tmp_path):
-    untrained = create_run(tmp_path / "run", RunConfig(SHAPES, 0, {}, []))
+    untrained = create_run(tmp_path / "run", RunConfig(SHAPES, 0, {"class_names": CLASS_NAMES}, []))
     save_checkpoint(untrained, new_denoiser(NumpyBackend(), SHAPES, 0).export())
     numbers = load("17_guidance").main(run=tmp_path / "run", out=tmp_path)
     assert all(numbers[w]["x"].shape == (16, 1, 28, 28) for w in (0, 1, 3))

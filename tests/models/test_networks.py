@@ -97,6 +97,7 @@ def test_convnet(config):
         assert_exact(check_images(labelled(convnet, labels), config, rng), seed, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", UNETS, ids=range(len(UNETS)))
 def test_unet(config):
     rng = np.random.default_rng(0)

@@ -140,6 +140,7 @@ def assert_parity(random_config, networks, device):
             assert gradient_error <= 1e-12, (seed, config, name)
 
 
+@pytest.mark.slow
 @DEVICES
 def test_forward_and_every_gradient_of_random_unets(device):
     """float64, to 1e-12: the output, the loss, the gradient of every parameter and of the input."""

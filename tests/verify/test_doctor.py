@@ -40,6 +40,7 @@ def findings(recipe, sampling=Sampling()):
     return [record.what for record in doctor.diagnose(recipe, sampling, moons) if record.finding]
 
 
+@pytest.mark.slow
 def test_the_two_recipes_of_the_moons():
     assert findings(MOONS) == []
     assert findings(TEXTBOOK_MOONS) == ["signal in x_T", "mean of samples"]
