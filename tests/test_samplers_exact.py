@@ -130,6 +130,7 @@ def measured_order(sampler, name, stop):
     return -slope
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule, stop",
     [

@@ -62,6 +62,7 @@ def test_a_reader_that_goes_away_ends_no_training(tmp_path):
     assert (tmp_path / "run" / "samples.gif").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 def test_a_closed_output_ends_no_training(tmp_path, closed):
     command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "npdiff", *TRAIN, "--out", "run"]
@@ -70,6 +71,7 @@ def test_a_closed_output_ends_no_training(tmp_path, closed):
     assert (tmp_path / "run" / "samples.gif").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is needed")
 def test_a_full_disk_ends_no_training_but_is_said(tmp_path):
     with open("/dev/full", "w") as full:
@@ -78,6 +80,7 @@ def test_a_full_disk_ends_no_training_but_is_said(tmp_path):
     assert done.returncode == 2 and done.stderr == "error: stdout: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_matplotlib_settings_that_cannot_be_read_stop_no_picture(tmp_path):
     (tmp_path / "settings").mkdir()
     (tmp_path / "settings" / "matplotlibrc").write_bytes(b"\xff\xfe\0")

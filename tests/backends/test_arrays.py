@@ -164,6 +164,7 @@ AS_FLOATS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [change for _, change in AS_FLOATS], ids=[name for name, _ in AS_FLOATS])
 @NETWORKS
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

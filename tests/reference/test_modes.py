@@ -207,6 +207,7 @@ def detached(a):
     return a.detach().numpy() if isinstance(a, torch.Tensor) else a
 
 
+@pytest.mark.slow
 @CASES
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.filterwarnings("ignore:.*old way of setting:UserWarning", "ignore:Anomaly Detection:UserWarning",

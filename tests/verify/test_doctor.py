@@ -481,6 +481,7 @@ def test_best_loss():
     assert "not known, as the distribution of shapes is not known" in doctor.best_loss(SHAPES).number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prediction_type, loss_weight",
     [("epsilon", "simple"), ("sample", "vlb"), ("v_prediction", "min_snr"), ("flow_prediction", "simple")],
@@ -532,6 +533,7 @@ def test_command(recipe, faults, monkeypatch, capsys):
     assert out.splitlines()[-1].startswith(str(faults or "nothing wrong"))
 
 
+@pytest.mark.slow
 def test_command_tries_other_settings(capsys):
     def faults(*arguments):
         main(["doctor", "textbook-moons", *arguments])

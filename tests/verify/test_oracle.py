@@ -252,6 +252,7 @@ def test_mmse_against_a_finer_and_wider_sum():
             assert mixture.mmse(snr) == pytest.approx(expected, rel=3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, T, known",
     [
