@@ -33,6 +33,7 @@ class Recipe:
     loss_weight: str = "simple"                         # simple, min_snr or vlb: what a timestep counts
     sampler: str = "ancestral"                          # how samples are drawn unless asked otherwise
     sampling_steps: int | None = None                   # jumps from noise to data; None: every timestep
+    sampling_clip: float | None = None                  # hold each estimate of x_0 in [-clip, clip]
     variance: str = "posterior"                         # of the ancestral sampler: beta or posterior
     log_every: int = 100                                # steps that a row of metrics.csv takes together
 
@@ -62,6 +63,8 @@ class Recipe:
             raise ValueError(f"sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
         if self.sampling_steps is not None and not 1 <= self.sampling_steps <= schedule.T:
             raise ValueError(f"sampling_steps is {self.sampling_steps}; it must lie in 1..{schedule.T}")
+        if self.sampling_clip is not None and self.sampling_clip <= 0:
+            raise ValueError(f"sampling_clip is {self.sampling_clip}; it must be a positive number")
         for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -114,7 +117,9 @@ COLOUR_SHAPES = replace(
 
 # For your own data, given with --data. fitted sets the network's sizes that the data decides.
 POINTS = replace(MOONS, name="points", data="points")
-IMAGES = replace(SHAPES, name="images", data="images", model=unet.Config(size=64, widths=(32, 64, 64)))
+# A small network's samples of colour images drift out of [-1, 1] where x_0 is not held there.
+IMAGES = replace(SHAPES, name="images", data="images", sampling_clip=1.0,
+                 model=unet.Config(size=64, widths=(32, 64, 64)))
 
 ALL = (MOONS, TEXTBOOK_MOONS, SHAPES, COLOUR_SHAPES, FASHION, LAB_FASHION, LECTURE_UNET, POINTS, IMAGES)
 RECIPES = {recipe.name: recipe for recipe in ALL}

@@ -49,7 +49,8 @@ class Sampling:
     @classmethod
     def of(cls, recipe, **changes):
         """How a recipe's samples are drawn, unless `changes` say otherwise."""
-        return cls(**{"sampler": recipe.sampler, "steps": recipe.sampling_steps} | changes)
+        return cls(**{"sampler": recipe.sampler, "steps": recipe.sampling_steps,
+                      "clip": recipe.sampling_clip} | changes)
 
     def jumps(self, recipe):
         """The jumps (t, s) from noise to data: those of npdiff.samplers.time_pairs, but for one case.

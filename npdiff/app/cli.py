@@ -60,7 +60,8 @@ def settings_class(recipe, with_sampling):
 
     The name and the data set are no flags. Nor is what Sampling has, where the command takes one too.
     """
-    fixed = ["name", "data", *(["steps", "variance", "sampler", "sampling_steps"] if with_sampling else [])]
+    of_sampling = ["steps", "variance", "sampler", "sampling_steps", "sampling_clip"]
+    fixed = ["name", "data", *(of_sampling if with_sampling else [])]
     kinds = {field: kind for field, kind in Recipe.__annotations__.items() if field in fixed}
     fields = [(field, Annotated[kind, tyro.conf.Fixed, tyro.conf.SuppressFixed], getattr(recipe, field))
               for field, kind in kinds.items()]

@@ -83,6 +83,7 @@ def test_wrong_fields_are_refused_in_words(tmp_path):
         ({"num_train_timesteps": 99_999_999_999}, "num_train_timesteps is 99999999999; it must be at most"),
         ({"sampling_steps": 201}, "sampling_steps is 201; it must lie in 1..200"),
         ({"sampler": "magic"}, "sampler is 'magic'"),
+        ({"sampling_clip": -1.0}, "sampling_clip is -1.0; it must be a positive number"),
         ({"hidden": 8}, "hidden is 8; it must be a list of integers"),
         ({"sampling_steps": "5"}, "sampling_steps is '5'; it must be an integer or None"),
         ({"batch_size": 10**11}, "batch_size is 100000000000; it must be at most 1,000,000"),
@@ -195,6 +196,7 @@ def test_own_images_with_labels(tmp_path):
     run = npdiff.load(tmp_path / "run")
     assert run.recipe.model.data_shape == (3, 8, 8) and run.recipe.model.classes == 2
     assert run.sample(3, label=1, quiet=True).shape == (3, 3, 8, 8)
+    assert abs(run.sample(3, quiet=True)).max() <= 1                        # the recipe holds x_0 there
     assert run.evaluate(n=8, quiet=True)["within_class"] > 0
     for name in ("diffusion_samples.png", "samples_by_class.png", "denoising_filmstrip.png", "samples.gif"):
         assert (tmp_path / "run" / name).stat().st_size > 2000
