@@ -72,7 +72,9 @@ def compare_gradients(backends, recipe, seed):
         results.append({"loss": np.array(loss)} | {name: backend.to_numpy(g) for name, g in grads.items()})
     first, second = ({name: g.astype(np.float64) for name, g in result.items()} for result in results)
     names, left_out = pairs(first, second)
-    return {name: tensor_error(second[name], first[name]) for name in names} | dict.fromkeys(left_out, np.nan)
+    size = np.linalg.norm([np.linalg.norm(first[name]) for name in names if name != "loss"])
+    differences = {name: tensor_error(second[name], first[name], size) for name in names}
+    return differences | dict.fromkeys(left_out, np.nan)
 
 
 def drift(backends, recipe, seed):

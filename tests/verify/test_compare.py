@@ -49,6 +49,31 @@ def test_equal_layers_leave_nothing_out():
     assert set(compare_gradients(backends, TINY_MOONS, 0).values()) == {0.0}
 
 
+class Rounding(NumpyBackend):
+    """NumPy's numbers, but the gradient of linear1.b is zero by cancellation, so it is rounding alone."""
+
+    def __init__(self, seed):
+        super().__init__(dtype="float64")
+        self.seed = seed
+
+    def make_denoiser(self, config, params, ema_decay=0.0):
+        denoiser = super().make_denoiser(config, params, ema_decay)
+        exact, rng = denoiser.loss_and_grads, np.random.default_rng(self.seed)
+
+        def loss_and_grads(batch):
+            loss, grads = exact(batch)
+            return loss, grads | {"linear1.b": 1e-17 * rng.standard_normal(grads["linear1.b"].shape)}
+
+        denoiser.loss_and_grads = loss_and_grads
+        return denoiser
+
+
+def test_rounding_in_the_place_of_zero_is_no_difference():
+    differences = compare_gradients((Rounding(0), Rounding(1)), TINY_MOONS, 0)
+    assert 0 < differences["linear1.b"] < 1e-12
+    assert compare_gradients((Rounding(0), NumpyBackend(dtype="float64")), TINY_MOONS, 0)["linear1.b"] > 0.1
+
+
 def test_a_backend_with_its_own_parameters_is_compared_as_far_as_it_goes():
     backends, recipe = (NumpyBackend(), ToyBackend()), replace(TINY_MOONS, steps=3, batch_size=8)
     assert "linear (left out: second only)" in compare_operations(backends, recipe, 0)
