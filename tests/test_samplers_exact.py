@@ -231,6 +231,7 @@ def inverted(x0, schedule, steps):
     return x_T, last(ddim(denoise, x_T, schedule, None, pairs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["karras", "rescaled_linear", "cosine", "straight"])
 def test_ddim_inverts_itself(name):
     """Up and down again is the way back: the error halves with twice as many steps, and so does the distance

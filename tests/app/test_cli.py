@@ -103,6 +103,7 @@ def test_train_writes_and_announces(trained):
     assert "steps/s" in done.stderr and " s left" in done.stderr and "\r" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(run, tmp_path, monkeypatch, no_pictures):
     """In another process, too. Another seed gives other bytes."""
     monkeypatch.chdir(tmp_path)

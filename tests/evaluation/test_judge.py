@@ -81,6 +81,7 @@ def test_float32_at_full_size():
     assert {array.dtype for array in [logits, loss, dx, *grads.values()]} == {np.dtype(np.float32)}
 
 
+@pytest.mark.slow
 @needs_data
 def test_accuracy_on_the_real_test_images():
     images, labels = fashion_mnist.load("test", REAL, verify=True)

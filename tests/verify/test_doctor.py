@@ -472,6 +472,7 @@ def test_guidance():
         assert doctor.guidance(recipe, Sampling(guidance=w)).finding is None
 
 
+@pytest.mark.slow
 def test_best_loss():
     record = doctor.best_loss(TEXTBOOK_MOONS)
     by_t = floor_by_t(Moons(), make_schedule("linear", 200))[1:]
