@@ -94,7 +94,6 @@ class Train:
             print(f"note: the learning rate goes from {was:.2g} to {now:.2g}, so this is not one run of "
                   f"{recipe.steps:,} steps; for that, train anew with --steps {recipe.steps}")
         run.config = run.config._replace(recipe=recipe)
-        run.recipe = recipe
         return run
 
     def announce(self, run):

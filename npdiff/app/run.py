@@ -97,7 +97,21 @@ class Run:
 
     def __init__(self, path, config, backend, denoiser):
         self.path, self.config, self.backend, self.denoiser = path, config, backend, denoiser
-        self.recipe, self.seed, self.data = config.recipe, config.seed, config.data.get("path")
+
+    @property
+    def recipe(self):
+        """The Recipe that the run follows."""
+        return self.config.recipe
+
+    @property
+    def seed(self):
+        """The seed of its random numbers."""
+        return self.config.seed
+
+    @property
+    def data(self):
+        """Where its data lies, or None for data without files of the user's."""
+        return self.config.data.get("path")
 
     def __repr__(self):
         return f"<Run {self.path}: {self.recipe.name}, step {self.denoiser.step:,} of {self.recipe.steps:,}>"

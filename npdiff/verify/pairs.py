@@ -77,20 +77,24 @@ def pair_of(name, arguments, inputs):
 
 
 def linear(rng):
+    """A batch, a matrix and a bias."""
     N, I, O = shape(rng, 6, 7, 7)
     return {}, dict(x=rng.standard_normal((N, I)), W=rng.standard_normal((I, O)), b=rng.standard_normal(O))
 
 
 def silu(rng):
+    """An array of one to three axes."""
     return {}, dict(x=4 * rng.standard_normal(shape(rng, 5, 6, 3)[:rng.integers(1, 4)]))
 
 
 def fourier(rng):
+    """Points and frequencies."""
     N, D, F = shape(rng, 5, 4, 6)
     return {}, dict(x=rng.standard_normal((N, D)), B=2 * rng.standard_normal((D, F)))
 
 
 def mse(rng):
+    """An answer and its target, in half of the cases with weights."""
     y = rng.standard_normal(shape(rng, 6, 4))
     target = rng.standard_normal(y.shape)
     weight = None if rng.random() < 0.5 else rng.uniform(0, 3, len(y))
@@ -98,12 +102,14 @@ def mse(rng):
 
 
 def cross_entropy(rng):
+    """Logits and labels."""
     N, K = shape(rng, 6, 7)
     K += 1                              # with one class the loss is 0 for every logit
     return dict(labels=rng.integers(0, K, N)), dict(logits=rng.standard_normal((N, K)))
 
 
 def conv2d(rng):
+    """Images, a kernel of one of four sizes, a stride of 1 to 3."""
     N, H, W, I, O = shape(rng, 3, 6, 6, 3, 3)
     kh, kw = rng.choice([(3, 3), (3, 3), (1, 1), (1, 3), (5, 3)])
     x, kernel = rng.standard_normal((N, H, W, I)), rng.standard_normal((kh, kw, I, O))
@@ -111,6 +117,7 @@ def conv2d(rng):
 
 
 def group_norm(rng):
+    """Images, scale and shift; some groups have two entries alone."""
     N, H, W, G, per_group = shape(rng, 3, 4, 4, 3, 3)
     # A group of one entry becomes 0 for every x: its gradient is rounding alone.
     H += H * W * per_group == 1
@@ -122,32 +129,38 @@ def group_norm(rng):
 
 
 def avg_pool(rng):
+    """Images of even sides."""
     N, H, W, C = shape(rng, 3, 4, 4, 3)
     return {}, dict(x=rng.standard_normal((N, 2 * H, 2 * W, C)))
 
 
 def upsample(rng):
+    """Images."""
     return {}, dict(x=rng.standard_normal(shape(rng, 3, 4, 4, 3)))
 
 
 def attention(rng):
+    """Queries, keys and values of some heads."""
     N, P, heads, d = shape(rng, 3, 6, 3, 3)
     P += 1                              # with one position the weight is 1 for every q and k
     return dict(heads=heads), dict(qkv=1.5 * rng.standard_normal((N, P, 3 * heads * d)))
 
 
 def embedding_lookup(rng):
+    """A table and the labels of a batch."""
     N, K, D = shape(rng, 6, 5, 4)
     table = rng.standard_normal((K, D))
     return dict(labels=rng.integers(0, K, N)), dict(table=table)
 
 
 def add_channels(rng):
+    """Images, and a number for each channel."""
     N, H, W, C = shape(rng, 3, 5, 5, 4)
     return {}, dict(x=rng.standard_normal((N, H, W, C)), e=rng.standard_normal((N, C)))
 
 
 def concat(rng):
+    """Images, and more channels for them."""
     N, H, W, A, B = shape(rng, 3, 5, 5, 4, 4)
     return {}, dict(x=rng.standard_normal((N, H, W, A)), skip=rng.standard_normal((N, H, W, B)))
 

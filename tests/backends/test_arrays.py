@@ -228,9 +228,11 @@ def test_a_read_only_array_is_taken_without_a_warning(name):
     backend, denoiser = denoiser_on(name, mlp.SMALL)
     x, t = np.ones((3, 2), np.float32), np.array([1, 2, 3])
     x.flags.writeable = t.flags.writeable = False
-    denoiser.predict(x, t)
-    backend.asarray(x)
-    denoiser.loss_and_grads(Batch(1, x, t, x, None, np.broadcast_to(1.0, 3)))
+    answer = backend.to_numpy(denoiser.predict(x, t))
+    np.testing.assert_array_equal(answer, backend.to_numpy(denoiser.predict(x.copy(), t.copy())))
+    np.testing.assert_array_equal(backend.to_numpy(backend.asarray(x)), x)
+    loss, _ = denoiser.loss_and_grads(Batch(1, x, t, x, None, np.broadcast_to(1.0, 3)))
+    assert loss == denoiser.loss_and_grads(Batch(1, x.copy(), t.copy(), x.copy(), None, np.ones(3)))[0]
 
 
 def changed(array):
